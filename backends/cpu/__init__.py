@@ -1,0 +1,1 @@
+"""The target `cpu`: ONNX Runtime on a processor."""

@@ -1,0 +1,1 @@
+"""What Ingot adds to onnx_ir: the op set, provenance, checks and readable dumps."""

@@ -1,0 +1,1 @@
+"""What production imports: engines, embedders; no torch, no onnx, no click."""

@@ -1,0 +1,71 @@
+"""Packaging: five root folders become the one namespace `ingot`."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "compiler" / "version.py").read_text(), re.M)
+assert VERSION is not None
+
+ROOTS = {
+    "ingot": "compiler",
+    "ingot.passes": "passes",
+    "ingot.backends": "backends",
+    "ingot.plugins": "plugins",
+    "ingot.models": "models",
+}
+
+CPU = ["onnxruntime>=1.31,<1.32"]
+CUDA = ["onnxruntime-gpu>=1.31,<1.32"]
+TEXT = ["tokenizers>=0.22,<1"]
+COMPILE = ["torch>=2.13,<2.14", "onnx>=1.23,<1.24", "onnx-ir>=1.1,<1.2", "onnxscript>=0.7.2,<0.8"]
+HF = ["transformers>=5.23,<6", "safetensors>=0.6"]
+TEST = [
+    "accelerate>=1",
+    "hypothesis>=6.150",
+    "mypy>=2.4,<2.5",
+    "pytest>=9,<10",
+    "pytest-xdist>=3.8",
+    "ruff>=0.17,<0.18",
+    "sentence-transformers>=6.2,<7",
+]
+
+setup(
+    name="ingot-compiler",
+    version=VERSION.group(1),
+    description="Turns a PyTorch model into one verified engine file that production loads without PyTorch.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    package_dir=ROOTS,
+    packages=[
+        "ingot",
+        "ingot.backends",
+        "ingot.backends.cpu",
+        "ingot.cli",
+        "ingot.file",
+        "ingot.frontend",
+        "ingot.ir",
+        "ingot.models",
+        "ingot.passes",
+        "ingot.runtime",
+        "ingot.verify",
+    ],
+    package_data={"ingot": ["py.typed"]},
+    install_requires=["click>=8.2,<9", "numpy>=2.0,<3"],
+    extras_require={
+        "cpu": CPU,
+        "cuda": CUDA,
+        "text": TEXT,
+        "compile": COMPILE,
+        "hf": HF,
+        "test": [*CPU, *TEXT, *COMPILE, *HF, *TEST],
+    },
+    entry_points={"console_scripts": ["ingot = ingot.cli.main:main"]},
+    options={"editable_wheel": {"mode": "strict"}},
+    classifiers=["Programming Language :: Python :: 3.11", "Typing :: Typed"],
+)

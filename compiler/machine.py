@@ -1,0 +1,92 @@
+"""What this machine is: architecture, CPU features, and how many threads a session should use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ingot.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`system` as in "linux", `arch` as in "x86_64"; `features` in the kernel's own spelling ("avx2", "amx_bf16")."""
+
+    system: str
+    arch: str
+    features: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """One requirement of an engine that this machine does not meet."""
+
+    requirement: str
+    found: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"needs {self.requirement}, found {self.found}; try: {self.fix}"
+
+
+@cache
+def this_machine() -> Machine:
+    return Machine(sys.platform, platform.machine().lower(), _cpu_features())
+
+
+def default_threads() -> int:
+    """INGOT_NUM_THREADS, or the least of affinity, cgroup quota and physical cores; at least 1."""
+    asked = os.environ.get("INGOT_NUM_THREADS")
+    if asked is not None:
+        if not asked.isdigit() or int(asked) == 0:
+            raise UsageError(f"INGOT_NUM_THREADS is {asked!r}, not a count of threads", fix="INGOT_NUM_THREADS=2")
+        return int(asked)
+    return _usable_cores()
+
+
+@cache
+def _usable_cores() -> int:
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    counts += [count for count in (_cgroup_quota(), _physical_cores()) if count]
+    return max(1, min(counts))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_features() -> frozenset[str]:
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _cgroup_quota() -> int | None:
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    if not quota.isdigit():
+        quota = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip()
+        period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
+    if quota.isdigit() and period.isdigit() and int(quota) > 0:
+        return max(1, int(quota) // int(period))
+    return None
+
+
+def _physical_cores() -> int | None:
+    cores: set[tuple[str, str]] = set()
+    package = ""
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "physical id":
+            package = value.strip()
+        elif name.strip() == "core id":
+            cores.add((package, value.strip()))
+    return len(cores) or None

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from ingot.file.header import Target
 from ingot.machine import Machine, Unmet
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
 
     from ingot.file.read import EngineFile

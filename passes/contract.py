@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ingot.errors import PassError
-from ingot.ir.checks import check_model, fingerprint
+from ingot.ir.checks import Interface, check_model, fingerprint
 
 
 @dataclass(slots=True)
@@ -56,21 +56,23 @@ class PassReport:
 def run_passes(model: ir.Model, passes: Sequence[Pass]) -> list[PassReport]:
     """Runs `passes` in order and checks the graph after each.
 
-    Raises PassError, naming the pass, when a pass raises, leaves a broken graph, changes the graph's interface,
-    or says something else about having changed the graph than the graph does.
+    Raises PassError, naming the pass, when a pass leaves a broken graph, changes the graph's interface, or says
+    something else about having changed the graph than the graph does.
     """
     reports = []
+    before, interface = fingerprint(model), Interface.of(model)
     for step in passes:
-        before = fingerprint(model)
         nodes_before = model.graph.num_nodes()
         notes = Notes()
         claimed = step.run(model, notes)
-        changed = fingerprint(model) != before
+        after = fingerprint(model)
+        changed, before = after != before, after
         if claimed != changed:
             said = "says it changed the graph and did not" if claimed else "changed the graph and did not say so"
             raise PassError(f"pass {step.name} {said}", fix="return True from run() exactly when a rewrite was made")
         if changed:
-            check_model(model, after=step.name)
+            check_model(model, after=step.name, interface=interface)
+            interface = Interface.of(model)
         reports.append(
             PassReport(step.name, notes.rewrites, nodes_before, model.graph.num_nodes(), tuple(notes.declined))
         )

@@ -1,0 +1,236 @@
+"""Which axes of the inputs vary, what they are called, and what tracing found out about them.
+
+Every varying axis is traced with torch's Dim.AUTO at a size of at least 2 (torch treats 0 and 1 as constants), so that
+torch may discover how axes depend on each other; names and bounds are the user's, checked against what was traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.utils._sympy.numbers import int_oo
+
+from ingot.errors import ExportError, UsageError
+from ingot.frontend.structure import Call
+from ingot.signature import Axis, Dim, Linear, Tree, children, linear
+
+AUTO = torch.export.Dim.AUTO
+_HINTS = (torch.export.Dim.AUTO, torch.export.Dim.DYNAMIC)
+
+
+@dataclass(slots=True)
+class AxisPlan:
+    """What is wanted of one axis of one input: a name or expression (None: torch names it), and whether it must vary."""
+
+    name: str | None
+    must_vary: bool
+
+
+@dataclass(slots=True)
+class Plan:
+    """The varying axes of each input, by axis number, and the bounds the user gave by dim name."""
+
+    axes: list[dict[int, AxisPlan]]
+    bounds: dict[str, Dim]
+
+    def torch_spec(self) -> tuple[dict[int, Any], ...]:
+        return tuple(dict.fromkeys(axes, AUTO) for axes in self.axes)
+
+
+def plan(call: Call, dynamic_shapes: Any) -> Plan:
+    """Reads torch.export's form of dynamic shapes (names as plain strings too), or makes the default:
+
+    axis 0 of every input is the batch, axis 1 of integer inputs of rank 2 is the sequence, as long as sizes agree.
+    Raises UsageError where the form does not fit the inputs.
+    """
+    if dynamic_shapes is None:
+        return _default_plan(call.tensors)
+    made = Plan([{} for _ in call.tensors], {})
+    if isinstance(dynamic_shapes, tuple | list):
+        dynamic_shapes = dict(zip(call.trees, dynamic_shapes, strict=False))
+    for name, spec in dynamic_shapes.items():
+        if name not in call.trees:
+            raise UsageError(
+                f"dynamic_shapes names '{name}', which is not an input", fix=f"one of: {', '.join(call.trees)}"
+            )
+        _read_spec(spec, call.trees[name], name, call.tensors, made)
+    return made
+
+
+def _default_plan(tensors: Sequence[torch.Tensor]) -> Plan:
+    made = Plan([{} for _ in tensors], {})
+
+    def mark(axis: int, name: str, chosen: list[int]) -> None:
+        sizes = {tensors[index].shape[axis] for index in chosen}
+        for index in chosen:
+            if len(sizes) == 1:
+                made.axes[index][axis] = AxisPlan(name, must_vary=False)
+            elif tensors[index].shape[axis] > 1:
+                made.axes[index][axis] = AxisPlan(None, must_vary=False)
+
+    mark(0, "batch", [index for index, tensor in enumerate(tensors) if tensor.dim() >= 1])
+    whole = [index for index, tensor in enumerate(tensors) if tensor.dim() == 2 and not tensor.is_floating_point()]
+    mark(1, "sequence", whole)
+    return made
+
+
+def _read_spec(spec: Any, tree: Tree, path: str, tensors: Sequence[torch.Tensor], made: Plan) -> None:
+    if spec is None or "constant" in tree:
+        return
+    if "tensor" not in tree:
+        for key, child in children(tree):
+            part = spec.get(key) if isinstance(spec, Mapping) else spec[key] if isinstance(key, int) else None
+            _read_spec(part, child, f"{path}.{key}", tensors, made)
+        return
+    index = tree["tensor"]
+    rank = tensors[index].dim()
+    entries = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
+    for axis, entry in entries:
+        if not isinstance(axis, int) or not -rank <= axis < rank:
+            raise UsageError(f"dynamic_shapes gives {path} an axis {axis!r}; it has {rank} axes", fix=f"0 to {rank - 1}")
+        planned = _read_entry(entry, made.bounds)
+        if planned is not None:
+            made.axes[index][axis % rank] = planned
+
+
+def _read_entry(entry: Any, bounds: dict[str, Dim]) -> AxisPlan | None:
+    if entry is None or isinstance(entry, int) or entry == torch.export.Dim.STATIC:
+        return None
+    if isinstance(entry, str):
+        return AxisPlan(entry, must_vary=True)
+    if any(entry == hint for hint in _HINTS):
+        return AxisPlan(None, must_vary=entry == torch.export.Dim.DYNAMIC)
+    if isinstance(entry, torch.export.Dim):
+        root = getattr(entry, "root", entry)
+        low, high = max(1, int(root.min)), None if root.max == int_oo else int(root.max)
+        bounds[root.__name__] = Dim(root.__name__, low, high)
+        return AxisPlan(entry.__name__, must_vary=True)
+    raise UsageError(
+        f"dynamic_shapes has a {type(entry).__name__} where an axis is due",
+        fix="torch.export.Dim('batch', max=64), a name such as 'batch', or None for a fixed size",
+    )
+
+
+def sized_for_tracing(call: Call, planned: Plan) -> list[torch.Tensor]:
+    """The example tensors with every varying axis at a size of 2 or more; rows are repeated where one was too short."""
+    roots: dict[str, int] = {}
+    for tensor, axes in zip(call.tensors, planned.axes, strict=True):
+        for axis, wanted in axes.items():
+            expression = linear(wanted.name) if wanted.name else None
+            if expression is not None:
+                size = expression.solve(tensor.shape[axis])
+                if size is None or roots.setdefault(expression.dim, size) != size:
+                    raise UsageError(
+                        f"the example inputs disagree about '{expression.dim}': axis {axis} of one is "
+                        f"{tensor.shape[axis]} where '{wanted.name}' is due",
+                        fix="give example inputs whose sizes fit the declared dims",
+                    )
+    short = {name for name, size in roots.items() if size < 2}
+    sized = []
+    for tensor, axes in zip(call.tensors, planned.axes, strict=True):
+        for axis, wanted in axes.items():
+            expression = (linear(wanted.name) if wanted.name else None) or Linear("", 1, 0)
+            if expression.dim in short or (expression.dim == "" and tensor.shape[axis] < 2):
+                size = expression.size(2)
+                tensor = tensor.index_select(axis, torch.arange(size) % max(1, tensor.shape[axis]))
+        sized.append(tensor)
+    return sized
+
+
+@dataclass(slots=True)
+class Traced:
+    """The shape of each input as traced, the declared dims, torch's symbols by name, and what is worth saying."""
+
+    shapes: list[tuple[Axis, ...]]
+    dims: list[Dim]
+    symbols: dict[sympy.Expr, sympy.Expr]
+    notes: list[str]
+
+    def axis(self, size: int | torch.SymInt) -> Axis:
+        """A traced size with torch's symbols replaced by the declared names."""
+        if isinstance(size, int):
+            return size
+        return str(size.node.expr.subs(self.symbols, simultaneous=True))
+
+    def renamed(self, expression: str) -> str:
+        """The same for an expression that the exporter wrote as text ("s50 + s86")."""
+        return str(sympy.sympify(expression).subs(self.symbols, simultaneous=True))
+
+
+def read_traced(
+    names: Sequence[str],
+    values: Sequence[torch.Tensor],
+    planned: Plan,
+    ranges: Mapping[sympy.Symbol, Any],
+) -> Traced:
+    """Compares what was wanted of the axes with what the trace made of them.
+
+    Raises ExportError when an axis that must vary became fixed, when two dims turned out to be one, or when the model
+    allows less than the bounds the user gave.
+    """
+    traced = Traced([], [], {}, [])
+    owner: dict[sympy.Expr, str] = {}
+    for name, value, axes in zip(names, values, planned.axes, strict=True):
+        for axis, wanted in axes.items():
+            size = value.shape[axis]
+            if isinstance(size, int):
+                _say_fixed(name, axis, size, wanted, traced.notes)
+                continue
+            expression = size.node.expr
+            if not isinstance(expression, sympy.Symbol):
+                continue
+            label = wanted.name or f"{name.replace('.', '_')}_{axis}"
+            other = owner.setdefault(expression, label)
+            if other != label and wanted.name is not None:
+                raise ExportError(
+                    f"the model needs '{other}' and '{label}' (axis {axis} of {name}) to be equal",
+                    fix=f"name both '{other}' in dynamic_shapes",
+                )
+            traced.symbols[expression] = _expression(label, traced.symbols) if wanted.name else sympy.Symbol(label)
+    bounds: dict[str, Dim] = {}
+    for symbol, name in owner.items():
+        if name.isidentifier():
+            bounds[name] = _bounded(name, ranges.get(symbol), planned.bounds.get(name), bounds.get(name))
+    traced.shapes = [tuple(traced.axis(size) for size in value.shape) for value in values]
+    used = {part.dim for shape in traced.shapes for axis in shape if isinstance(axis, str) and (part := linear(axis))}
+    traced.dims = [dim for name, dim in bounds.items() if name in used]
+    return traced
+
+
+def _expression(label: str, symbols: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:
+    part = linear(label)
+    if part is None:
+        raise UsageError(f"'{label}' is not a dim", fix="a name, or a whole multiple of one plus a number: '2*length + 1'")
+    return part.scale * sympy.Symbol(part.dim) + part.offset
+
+
+def _say_fixed(name: str, axis: int, size: int, wanted: AxisPlan, notes: list[str]) -> None:
+    if wanted.must_vary:
+        raise ExportError(
+            f"axis {axis} of {name} is declared as '{wanted.name or 'dynamic'}', but the model fixes it at {size}",
+            fix=f"make the model's code independent of that size, or declare it fixed: {{'{name}': {{{axis}: None}}}}",
+        )
+    notes.append(f"axis {axis} of {name} is fixed at {size}: the model's code depends on that size")
+
+
+def _bounded(name: str, traced: Any, asked: Dim | None, known: Dim | None) -> Dim:
+    low, high = 1, None
+    if traced is not None:
+        low = int(traced.lower) if int(traced.lower) > 2 else 1
+        high = None if traced.upper == int_oo or int(traced.upper) >= 2**31 else int(traced.upper)
+    if asked is not None:
+        if high is not None and asked.max is not None and asked.max > high:
+            raise ExportError(
+                f"'{name}' is declared up to {asked.max}, but the model allows at most {high}",
+                fix=f"--shape …={name}:1..{high}, or torch.export.Dim('{name}', max={high})",
+            )
+        low = max(low, asked.min)
+        high = asked.max if asked.max is not None else high
+    if known is not None:
+        low = max(low, known.min)
+        high = min((limit for limit in (high, known.max) if limit is not None), default=None)
+    return Dim(name, low, high)

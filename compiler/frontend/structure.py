@@ -1,0 +1,155 @@
+"""Between the model's own call (nested arguments, dataclass results) and flat lists of tensors, with the trees that tie both.
+
+The trees are those of ingot.signature. One flattening serves tracing and the eager reference, so that the two cannot
+disagree about which output is which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ingot.errors import ExportError
+from ingot.signature import Tree, leaves
+
+_CONSTANTS = (type(None), bool, int, float, str)
+
+
+def flatten(value: Any) -> tuple[list[torch.Tensor], Tree]:
+    """The tensors of a nested value in order, and its tree.
+
+    Raises ExportError for a leaf that is neither a tensor nor None, bool, int, float or str.
+    """
+    tensors: list[torch.Tensor] = []
+    return tensors, _flatten(value, tensors, "")
+
+
+def _flatten(value: Any, tensors: list[torch.Tensor], path: str) -> Tree:
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return {"tensor": len(tensors) - 1}
+
+    def children(items: Mapping[Any, Any]) -> dict[str, Tree]:
+        return {str(key): _flatten(item, tensors, f"{path}.{key}" if path else str(key)) for key, item in items.items()}
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # transformers' ModelOutput is a dataclass and a mapping of the fields that are not None
+        fields = value if isinstance(value, Mapping) else {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"object": children(fields), "type": type(value).__name__}
+    if isinstance(value, Mapping):
+        return {"dict": children(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {"object": children(dict(zip(value._fields, value, strict=True))), "type": type(value).__name__}
+    if isinstance(value, tuple | list):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: list(children(dict(enumerate(value))).values())}
+    if isinstance(value, _CONSTANTS):
+        return {"constant": value}
+    raise ExportError(
+        f"{path or 'a value'} is a {type(value).__name__}, which an engine cannot take or give",
+        fix="pass tensors, numbers, strings, None, and tuples, lists, dicts or dataclasses of them",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a model with its arguments taken apart; `rebuild` puts other tensors in the same places."""
+
+    bound: inspect.BoundArguments
+    trees: dict[str, Tree]
+    tensors: list[torch.Tensor]
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each tensor: the parameter's, or "parameter.key.0" where it is nested."""
+        return [leaf for name, tree in self.trees.items() for leaf, _ in leaves(tree, name)]
+
+    def rebuild(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) of the same structure around `tensors`."""
+        values = {name: unflatten(tree, tensors, like=self._value(name)) for name, tree in self.trees.items()}
+        arguments: dict[str, Any] = {}
+        for name, parameter in self.bound.signature.parameters.items():
+            if name not in self.bound.arguments:
+                continue
+            given = self.bound.arguments[name]
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                arguments[name] = tuple(values[f"{name}_{index}"] for index in range(len(given)))
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments[name] = {key: values[key] for key in given}
+            else:
+                arguments[name] = values[name]
+        rebuilt = inspect.BoundArguments(self.bound.signature, arguments)  # type: ignore[arg-type]
+        return rebuilt.args, rebuilt.kwargs
+
+    def _value(self, name: str) -> Any:
+        return dict(_named_arguments(self.bound))[name]
+
+
+def take_apart(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Binds a call to the parameters of `forward` and flattens it.
+
+    Raises ExportError when the arguments do not fit the parameters.
+    """
+    signature = inspect.signature(forward)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ExportError(
+            f"the example inputs do not fit the model's forward{signature}: {error}",
+            fix="give the inputs as a dict of forward's own parameter names",
+        ) from error
+    tensors: list[torch.Tensor] = []
+    trees = {name: _flatten(value, tensors, name) for name, value in _named_arguments(bound)}
+    return Call(bound, trees, tensors)
+
+
+def _named_arguments(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
+    named: list[tuple[str, Any]] = []
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named += [(f"{name}_{index}", item) for index, item in enumerate(value)]
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            named += list(value.items())
+        else:
+            named.append((name, value))
+    return named
+
+
+def unflatten(tree: Tree, tensors: Sequence[torch.Tensor], *, like: Any) -> Any:
+    """The nested value of a tree around `tensors`; `like` is a value of the same structure, whose types are kept."""
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "constant" in tree:
+        return tree["constant"]
+    if "dict" in tree or ("object" in tree and isinstance(like, Mapping)):
+        branches = tree.get("dict", tree.get("object"))
+        assert branches is not None
+        items = {key: unflatten(branches[str(key)], tensors, like=like[key]) for key in like}
+        return type(like)(items) if "dict" in tree else type(like)(**items)
+    if "object" in tree:
+        fields = {key: unflatten(child, tensors, like=getattr(like, key)) for key, child in tree["object"].items()}
+        return type(like)(**fields)
+    items = [unflatten(child, tensors, like=item) for child, item in zip(tree.get("tuple", tree.get("list")), like, strict=True)]
+    return type(like)(items)
+
+
+class FlatModule(torch.nn.Module):
+    """The model as tensors in, tensors out: what is traced. The result's tree is left in `result` by each call."""
+
+    def __init__(self, model: torch.nn.Module, call: Call) -> None:
+        super().__init__()
+        self.model = model
+        self.call = call
+        self.result: Tree | None = None
+        self.train(model.training)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        args, kwargs = self.call.rebuild(tensors)
+        outputs, self.result = flatten(self.model(*args, **kwargs))
+        return tuple(outputs)

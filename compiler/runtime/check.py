@@ -1,0 +1,69 @@
+"""Whether this machine can run an engine file, from the header alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingot.backends.targets import TARGETS, loader
+from ingot.errors import UsageError
+from ingot.file.header import Header, Target
+from ingot.file.read import read_header
+from ingot.machine import Unmet, this_machine
+from ingot.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class TargetCheck:
+    """One target of a file, and what it needs that this machine lacks."""
+
+    name: str
+    unmet: tuple[Unmet, ...]
+
+    @property
+    def runs(self) -> bool:
+        return not self.unmet
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The targets of a file in the order in which `ingot.load` tries them."""
+
+    path: Path
+    targets: tuple[TargetCheck, ...]
+    header: Header
+
+    @property
+    def runs(self) -> bool:
+        """Whether any target does. Whether the file was verified is `header.verification`'s to say."""
+        return any(target.runs for target in self.targets)
+
+
+def check_file(path: str | os.PathLike[str], *, target: str | None = None) -> CheckReport:
+    """Looks at every target, or at the one named; no weight is read and no inference library is imported.
+
+    Raises UsageError where there is no such file or target, FormatError where the header is not one.
+    """
+    header = read_header(path)
+    return CheckReport(Path(path), check_targets(header, target), header)
+
+
+def check_targets(header: Header, name: str | None = None, *, allow_code: bool = True) -> tuple[TargetCheck, ...]:
+    """Raises UsageError where the file has no target `name`."""
+    chosen = [target for target in header.targets if name in (None, target.name)]
+    if not chosen:
+        has = ", ".join(target.name for target in header.targets) or "none"
+        raise UsageError(
+            f"engine '{header.name}' has no target '{name}'; it has {has}", fix=f"ingot compile MODEL --target {name}"
+        )
+    return tuple(TargetCheck(target.name, tuple(_unmet(target, allow_code))) for target in chosen)
+
+
+def _unmet(target: Target, allow_code: bool) -> list[Unmet]:
+    if target.name not in TARGETS:
+        needs = f"a version of Ingot that knows the target {target.name}"
+        return [Unmet(needs, f"Ingot {__version__}", "pip install --upgrade ingot-compiler")]
+    if "code" in target.needs and not allow_code:
+        return [Unmet("code from the file to be run", "allow_code=False", "allow_code=True, if you trust the file")]
+    return loader(target.name).unmet(target, this_machine())

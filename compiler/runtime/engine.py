@@ -1,0 +1,172 @@
+"""An engine in use: called like the model, from any number of threads, and saved as the one file that it is."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ingot.errors import UsageError
+from ingot.file.header import Header, Target
+from ingot.runtime.arrays import Array, array_dtype, to_result
+from ingot.runtime.binder import Binder
+from ingot.runtime.output import assembler
+from ingot.signature import Dim, Tensor
+
+if TYPE_CHECKING:
+    from ingot.backends.contract import Session
+    from ingot.file.read import EngineFile
+
+
+class Engine:
+    """A model ready to run, as `ingot.compile` and `ingot.load` give it. Safe to call from many threads.
+
+        engine(input_ids=ids, attention_mask=mask)      engine(x)
+
+    Takes numpy arrays, torch tensors, lists, in the structure that the model's forward takes; gives that of its result
+    as `Output` (a result of one tensor: that array). Where an argument is a torch tensor, results are torch tensors.
+    An array must have the declared dtype or one that widens into it whatever the values (int32 to int64, float16 to
+    float32, bool to an integer); lists and numbers become the declared dtype where that is exact, floats rounded.
+    Integers must lie in their input's domain. Arguments that were constants when compiled may be left out.
+    A result in bfloat16 comes as float32 in numpy, which has no bfloat16.
+
+    A context manager; `close()`, or forgetting the engine, gives back its memory.
+    """
+
+    def __init__(
+        self, file: EngineFile, target: Target, session: Session, *, on_close: Callable[[], None] | None = None
+    ) -> None:
+        """`on_close` runs once when the engine is closed, collected, or the interpreter ends.
+
+        Raises FormatError where the header's signature contradicts itself.
+        """
+        signature = file.header.signature
+        for tensor in signature.outputs:
+            array_dtype(tensor)
+        self._file = file
+        self._target = target
+        self._binder = Binder(file.header.name, signature)
+        self._assemble = assembler(signature.result)
+        self._as_they_are = all(tensor.dtype != "bfloat16" for tensor in signature.outputs)
+        self._session: Session | None = session
+        self._release = weakref.finalize(self, _release, session, file, on_close)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """One run. Raises InputError for what does not fit, before anything is computed."""
+        session = self._session or self._closed()
+        arrays = self._binder.quick(args, kwargs)
+        torch = False
+        if arrays is None:
+            arrays, torch = self._binder.bind(args, kwargs)
+        flat: Sequence[Any] = session.run(arrays)
+        if torch or not self._as_they_are:
+            flat = [to_result(array, tensor, torch=torch) for array, tensor in zip(flat, self.outputs, strict=True)]
+        return self._assemble(flat)
+
+    def run_named(self, inputs: Mapping[str, object]) -> dict[str, Array]:
+        """One run by flat names, `inputs[i].name` to `outputs[i].name`, checked like a call; bfloat16 results as bits.
+
+        Raises InputError.
+        """
+        session = self._session or self._closed()
+        flat = session.run(self._binder.named(inputs))
+        return {tensor.name: array for tensor, array in zip(self.outputs, flat, strict=True)}
+
+    def run_flat(self, arrays: Sequence[Array]) -> list[Array]:
+        """One run without checks: contiguous arrays of the declared dtypes (bfloat16 as bits), in the order of `inputs`."""
+        return list((self._session or self._closed()).run(arrays))
+
+    @property
+    def header(self) -> Header:
+        return self._file.header
+
+    @property
+    def name(self) -> str:
+        return self._file.header.name
+
+    @property
+    def path(self) -> Path:
+        """The file that the engine runs from; one that was not saved yet is a temporary."""
+        return self._file.path
+
+    @property
+    def target(self) -> str:
+        return self._target.name
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Each tensor that a run takes: name, dtype, axes, domain."""
+        return self._file.header.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self._file.header.signature.outputs
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The axes that vary, each with the sizes it may take."""
+        return self._file.header.signature.dims
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the file says about itself: how it was verified, what wrote it, and its record (accuracy, timings)."""
+        header = self._file.header
+        return {
+            "name": header.name,
+            "target": self._target.name,
+            "verification": header.verification,
+            "numerics": header.numerics,
+            "versions": dict(header.versions),
+            **(self._file.record or {}),
+        }
+
+    def member(self, name: str) -> bytes:
+        """The bytes of one member of the file, its digest checked."""
+        if self._session is None:
+            self._closed()
+        return self._file.read(name)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the engine to `path`, whole or not at all; the engine goes on running from where it was.
+
+        Raises UsageError where `path` cannot be written.
+        """
+        if self._session is None:
+            self._closed()
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Gives back memory and file; calls after it raise. Closing again does nothing."""
+        self._session = None
+        self._release()
+
+    def __enter__(self) -> Engine:
+        if self._session is None:
+            self._closed()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._session is None:
+            return f"<Engine {self.name}, closed>"
+        takes, gives = (", ".join(map(str, tensors)) for tensors in (self.inputs, self.outputs))
+        return f"<Engine {self.name} on {self.target}: {takes} -> {gives}>"
+
+    def _closed(self) -> Any:
+        raise UsageError(f"engine '{self.name}' was closed", fix=f"ingot.load({str(self.path)!r}) opens it again")
+
+
+def _release(session: Session, file: EngineFile, on_close: Callable[[], None] | None) -> None:
+    try:
+        session.close()
+        file.close()
+    finally:
+        if on_close is not None:
+            on_close()

@@ -1,0 +1,153 @@
+"""PyTorch eager as the reference: the module in eval mode on copies of a case's inputs, and its own rounding."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import torch
+
+from ingot.errors import VerificationError
+from ingot.frontend.structure import Call, flatten
+from ingot.signature import Signature, Tree, children
+from ingot.verify.draw import Case
+from ingot.verify.float64 import in_float64, widened_copy
+
+Array = np.ndarray[Any, Any]
+
+# What a forward raises where sizes or dtypes do not fit it; anything else is a fault of ours and is not dressed up.
+_RAISED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+class Reference:
+    """Runs a module on cases. Holds no copy of its weights, and leaves its training flags and torch's RNG alone.
+
+    `call` is the example call taken apart: it says where each flat input goes.
+    """
+
+    def __init__(self, module: torch.nn.Module, signature: Signature, call: Call, *, seed: int = 0) -> None:
+        self.module = module
+        self.signature = signature
+        self.call = call
+        self.seed = seed
+
+    def run(self, case: Case) -> tuple[Array, ...]:
+        """The outputs in the order of the signature; bfloat16 as its bits in uint16.
+
+        Raises VerificationError when the module raises, or gives another structure than it did when traced.
+        """
+        try:
+            with _evaluating(self.module):
+                result = self._forward(self.module, case, wide=False)
+        except _RAISED as error:
+            raise VerificationError(
+                f"the model itself raises on inputs that its declared shapes allow, {case.name}: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                where=_user_line(error),
+                fix="narrow the dims to what the model takes, --shape input_ids=batch:2..64,sequence:1..512, "
+                "or --verify quick for your own inputs alone",
+            ) from error
+        tensors, tree = flatten(result)
+        difference = tree_difference(self.signature.result, tree)
+        if difference:
+            raise VerificationError(
+                f"the model's result has another structure than when it was traced, {case.name}: {difference}",
+                fix="return the same structure at every size, or fix the dims that it depends on",
+            )
+        return tuple(to_numpy(tensor) for tensor in tensors)
+
+    def exact(self, case: Case) -> tuple[Array, ...] | None:
+        """The outputs computed in float64 (integers and bools as they come), on a copy of the weights that is gone
+        afterwards; None where the module cannot be copied or cannot run in float64."""
+        try:
+            with _evaluating(self.module):
+                tensors, _ = flatten(self._forward(widened_copy(self.module), case, wide=True))
+        except _RAISED:
+            return None
+        return tuple(to_numpy(tensor) for tensor in tensors)
+
+    def _forward(self, module: torch.nn.Module, case: Case, *, wide: bool) -> Any:
+        tensors = [
+            to_torch(array, example.dtype).to(example.device)
+            for array, example in zip(case.inputs, self.call.tensors, strict=True)
+        ]
+        # no_grad rather than inference_mode: what a forward keeps for later (a table of angles) must still train.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(self.seed)
+            if not wide:
+                args, kwargs = self.call.rebuild(tensors)
+                return module(*args, **kwargs)
+            with in_float64():
+                args, kwargs = self.call.rebuild([t.double() if t.is_floating_point() else t for t in tensors])
+                return module(*args, **kwargs)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    flags = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in flags:
+            part.training = training
+
+
+def tree_difference(declared: Tree, found: Tree, path: str = "") -> str | None:
+    """The first path where two trees differ, in words; None where they agree."""
+    place = path or "the result"
+    if declared.keys() != found.keys() or ("constant" in declared and declared != found):
+        return f"{place} is {_kind(found)}, declared is {_kind(declared)}"
+    for ours, theirs in zip_longest(children(declared), children(found)):
+        if ours is None or theirs is None or ours[0] != theirs[0]:
+            names = [f"'{item[0]}'" if item else "nothing" for item in (theirs, ours)]
+            return f"{place} has {names[0]} where {names[1]} is declared"
+        deeper = tree_difference(ours[1], theirs[1], f"{path}.{ours[0]}" if path else str(ours[0]))
+        if deeper:
+            return deeper
+    return None
+
+
+def _kind(tree: Tree) -> str:
+    if "constant" in tree:
+        return repr(tree["constant"])
+    return "a tensor" if "tensor" in tree else f"a {next(iter(tree))}"
+
+
+def to_torch(array: Array, dtype: torch.dtype) -> torch.Tensor:
+    """A copy, which a forward may write into."""
+    tensor = torch.from_numpy(np.array(array, order="C"))
+    return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor.to(dtype)
+
+
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """A copy; bfloat16 as its bits in uint16."""
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.contiguous().view(torch.uint16)
+    return np.array(tensor.numpy())
+
+
+def _user_line(error: BaseException) -> str:
+    """The innermost frame outside torch."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if "/torch/" not in frame.filename.replace("\\", "/")]
+    frame = (outside or list(frames))[-1]
+    return f"{frame.filename}:{frame.lineno}: {frame.line}"
+
+
+def nan_weights(module: torch.nn.Module) -> list[str]:
+    """Names of the parameters and buffers that hold a NaN. Reads every weight once and copies none."""
+    named: Sequence[tuple[str, torch.Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, tensor in named if tensor.is_floating_point() and not tensor.is_meta and _has_nan(tensor)]
+
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    # A sum is NaN where an element is, at a tenth of isnan's cost; infinities of both signs also make one.
+    if not torch.isnan(tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))):
+        return False
+    return any(bool(torch.isnan(part).any()) for part in tensor.detach().reshape(-1).chunk(1 + tensor.numel() // 2**22))

@@ -1,0 +1,137 @@
+"""Holds an engine to PyTorch eager on every case, or says where it leaves the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from ingot.errors import EngineError, InputError, VerificationError
+from ingot.runtime.metrics import FLOOR_DB, rms_error
+from ingot.signature import Signature
+from ingot.verify.compare import OutputAccuracy, judge
+from ingot.verify.draw import Case
+from ingot.verify.locate import Located
+from ingot.verify.reference import Reference
+
+Array = np.ndarray[Any, Any]
+
+Locate = Callable[[Case, Sequence[Array]], Located | None]
+"""Given a case and eager's outputs: where the error begins."""
+
+
+class Runnable(Protocol):
+    """An engine as verification sees it: flat arrays in, flat arrays out, in the order of the signature."""
+
+    def run_flat(self, arrays: Sequence[Array]) -> Sequence[Array]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """What verification measured: each output where it was worst, and the cases it ran."""
+
+    outputs: tuple[OutputAccuracy, ...]
+    cases: tuple[Case, ...]
+    seed: int | None
+
+    @property
+    def worst(self) -> OutputAccuracy:
+        return max(self.outputs, key=lambda output: output.short_db)
+
+    def to_json(self) -> dict[str, Any]:
+        """For record.json."""
+        return {
+            "reference": "PyTorch eager",
+            "seed": self.seed,
+            "outputs": [output.to_json() for output in self.outputs],
+            "cases": [
+                {"name": case.name, "origin": case.origin, "shapes": [list(array.shape) for array in case.inputs]}
+                for case in self.cases
+            ],
+        }
+
+
+def verify(
+    engine: Runnable,
+    reference: Reference,
+    cases: Sequence[Case],
+    *,
+    signature: Signature,
+    seed: int | None = None,
+    locate: Locate | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Accuracy:
+    """Runs every case through both and judges every output.
+
+    `seed` is what the cases were drawn with: an error says how to replay them.
+    Raises VerificationError, naming the worst output, its case, the measured and the needed dB, and, with `locate`,
+    the first node and source line where the error leaves the bound; also when model or engine raises on a case.
+    """
+    worst: dict[str, OutputAccuracy] = {}
+    failed: tuple[OutputAccuracy, Case, Sequence[Array]] | None = None
+
+    @cache
+    def typical_noise() -> list[float]:
+        return _typical_noise(reference, cases, signature)
+
+    for case in cases:
+        if progress:
+            progress(case.name)
+        expected = reference.run(case)
+        exact = cache(lambda case=case: reference.exact(case))
+        got = _run(engine, case, seed)
+        for output in judge(signature, case, expected, got, exact, typical_noise):
+            if output.name not in worst or output.short_db > worst[output.name].short_db:
+                worst[output.name] = output
+            if not output.measure.holds and (failed is None or output.short_db > failed[0].short_db):
+                failed = output, case, expected
+    if failed:
+        raise _failure(*failed, seed=seed, locate=locate)
+    return Accuracy(tuple(worst[tensor.name] for tensor in signature.outputs), tuple(cases), seed)
+
+
+def _run(engine: Runnable, case: Case, seed: int | None) -> Sequence[Array]:
+    try:
+        return engine.run_flat([array.copy() for array in case.inputs])
+    except (EngineError, InputError) as error:
+        raise VerificationError(
+            f"the engine cannot run inputs that its declared shapes allow, {case.name}: {error.what}",
+            where=error.where,
+            fix=_advice(seed),
+        ) from error
+
+
+def _typical_noise(reference: Reference, cases: Sequence[Case], signature: Signature) -> list[float]:
+    """Eager's rms error against float64 for each output, the greatest of all cases."""
+    noise = [0.0] * len(signature.outputs)
+    for case in cases:
+        exact = reference.exact(case)
+        if exact is None:
+            continue
+        expected = reference.run(case)
+        for index, tensor in enumerate(signature.outputs):
+            if tensor.dtype in FLOOR_DB:
+                noise[index] = max(noise[index], rms_error(expected[index], exact[index], tensor.dtype))
+    return noise
+
+
+def _failure(
+    output: OutputAccuracy, case: Case, expected: Sequence[Array], *, seed: int | None, locate: Locate | None
+) -> VerificationError:
+    located = locate(case, expected) if locate else None
+    return VerificationError(
+        f"the engine does not compute what the model computes: {output}, on {case.name}",
+        where=str(located) if located else None,
+        fix=_advice(seed),
+    )
+
+
+def _advice(seed: int | None) -> str:
+    replay = "" if seed is None else f"INGOT_SEED={seed} replays these inputs; "
+    return (
+        f"{replay}--verify off writes the engine anyway, marked unverified: "
+        "load then refuses it without allow_unverified=True"
+    )

@@ -1,0 +1,154 @@
+"""The passes together, on what torch's exporter writes for a small sentence encoder."""
+
+from __future__ import annotations
+
+import collections
+import warnings
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from ingot.ir.provenance import compact_provenance
+from ingot.passes.contract import Pass, run_passes
+from ingot.passes.drop_identity import DropIdentity
+from ingot.passes.drop_unused import DropUnused
+from ingot.passes.fold_constants import FoldConstants
+from ingot.passes.fold_reshape_targets import FoldReshapeTargets
+from ingot.passes.fold_static_shapes import FoldStaticShapes
+from ingot.passes.fold_weight_transpose import FoldWeightTranspose
+from ingot.passes.fuse_reshapes import FuseReshapes
+from ingot.passes.fuse_transposes import FuseTransposes
+from ingot.passes.infer_shapes import InferShapes
+from ingot.passes.inline_functions import InlineFunctions
+from ingot.passes.merge_common_subexpressions import MergeCommonSubexpressions
+from ingot.passes.merge_initializers import MergeInitializers
+from ingot.passes.replace_attention_layout import ReplaceAttentionLayout
+from ingot.passes.replace_cast_like import ReplaceCastLike
+from ingot.passes.replace_split_to_sequence import ReplaceSplitToSequence
+
+LAYERS, HEADS, WIDTH = 2, 4, 32
+
+
+def every_pass() -> list[Pass]:
+    return [
+        InlineFunctions(),
+        InferShapes(),
+        ReplaceCastLike(),
+        FoldStaticShapes(),
+        FoldConstants(),
+        ReplaceSplitToSequence(),
+        FoldReshapeTargets(),
+        DropIdentity(),
+        FuseTransposes(),
+        FuseReshapes(),
+        DropIdentity(),
+        MergeInitializers(),
+        MergeCommonSubexpressions(),
+        DropUnused(),
+        FoldWeightTranspose(),
+        ReplaceAttentionLayout(),
+        DropUnused(),
+    ]
+
+
+class Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (torch.nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.up, self.down = torch.nn.Linear(WIDTH, 4 * WIDTH), torch.nn.Linear(4 * WIDTH, WIDTH)
+        self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(WIDTH) for _ in range(2)])
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:2], HEADS, -1).transpose(1, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self.heads(projection(x)) for projection in (self.query, self.key, self.value))
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+        joined = attended.transpose(1, 2).reshape(*x.shape).contiguous()
+        x = self.norms[0](x + torch.nn.functional.dropout(self.out(joined), training=self.training))
+        return self.norms[1](x + self.down(torch.nn.functional.gelu(self.up(x))))
+
+
+class Encoder(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = torch.nn.Embedding(50, WIDTH), torch.nn.Embedding(64, WIDTH)
+        self.layers = torch.nn.ModuleList([Layer() for _ in range(LAYERS)])
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.words(ids) + self.places(torch.arange(ids.shape[1])).unsqueeze(0)
+        allowed = mask.to(torch.bool)[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+        for layer in self.layers:
+            x = layer(x, allowed)
+        weights = mask.unsqueeze(-1).to(x.dtype)
+        pooled = (x * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+        return torch.nn.functional.normalize(pooled, dim=1)
+
+
+@pytest.fixture(scope="module")
+def exported() -> ir.Model:
+    dims = {0: torch.export.Dim("B"), 1: torch.export.Dim("S", max=64)}
+    example = torch.ones(2, 3, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(Encoder().eval(), (example, example), dynamic_shapes=(dims, dims), strict=False)
+        program = program.run_decompositions({})
+        translated = torch.onnx.export(program, dynamo=True, opset_version=23, optimize=False, verbose=False)
+    assert translated is not None
+    model = translated.model
+    compact_provenance(model)
+    # The exporter names dims as torch's tracer does.
+    names = dict(zip(map(str, model.graph.inputs[0].shape), "BS", strict=True))
+    for value in [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]:
+        if value.shape is not None:
+            value.shape = ir.Shape([names.get(str(dim), dim) for dim in value.shape])
+    return model
+
+
+@pytest.fixture
+def model(exported: ir.Model) -> ir.Model:
+    return exported.clone()
+
+
+def test_the_graph_is_near_its_minimum(model):
+    reports = run_passes(model, every_pass())
+    counts = collections.Counter(node.op_type for node in model.graph)
+    assert reports[0].nodes_before > 2.5 * reports[-1].nodes_after
+    assert counts["Attention"] == LAYERS
+    assert counts["MatMul"] == 6 * LAYERS
+    # A bias each, two residuals, and the sum of the embeddings.
+    assert counts["Add"] == 8 * LAYERS + 1
+    assert counts["LayerNormalization"] == 2 * LAYERS
+    assert counts["Transpose"] == 0
+    for gone in ("Constant", "Identity", "CastLike", "Dropout"):
+        assert counts[gone] == 0, gone
+    # What is left of reshaping is the mask's and the positions', once for all layers.
+    assert counts["Reshape"] + counts["Unsqueeze"] + counts["Expand"] <= 6
+
+
+def test_same_numbers(model, exported, same_numbers):
+    run_passes(model, every_pass())
+    same_numbers(exported, model)
+
+
+def test_again_changes_nothing(model):
+    run_passes(model, every_pass())
+    assert [report.rewrites for report in run_passes(model, every_pass())] == [0] * len(every_pass())
+
+
+def test_weights_are_stored_once_and_copied_never(model):
+    weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    run_passes(model, every_pass())
+    stored = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    assert stored < 1.02 * weight_bytes
+    for value in model.graph.initializers.values():
+        if value.const_value.nbytes > 1024:
+            assert not value.const_value.numpy().flags.owndata, value.name
+
+
+def test_every_node_still_says_where_it_came_from(model):
+    run_passes(model, every_pass())
+    assert {node.metadata_props["ingot.module"] for node in model.graph if node.op_type == "Attention"} == {
+        f"layers.{i}" for i in range(LAYERS)
+    }

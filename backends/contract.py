@@ -80,6 +80,8 @@ class Loader(Protocol):
     """The production side of a target."""
 
     name: str
+    needs: Mapping[str, str]
+    """What every engine of the target needs of a machine, in the form of `Target.needs`."""
 
     def unmet(self, target: Target, machine: Machine) -> list[Unmet]:
         """What this machine lacks, from the header alone, importing nothing heavy; empty: it runs."""

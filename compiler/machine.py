@@ -48,11 +48,25 @@ def default_threads() -> int:
     return _usable_cores()
 
 
+def thread_limits() -> dict[str, int]:
+    """What bounds the threads of a run here, each by its reason; `default_threads` is the least."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = {"affinity": affinity, "cgroup quota": _cgroup_quota(), "physical cores": _physical_cores()}
+    return {reason: count for reason, count in found.items() if count}
+
+
+def cpu_model() -> str:
+    """The processor's name as the kernel gives it."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
 @cache
 def _usable_cores() -> int:
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    counts += [count for count in (_cgroup_quota(), _physical_cores()) if count]
-    return max(1, min(counts))
+    return max(1, min(thread_limits().values()))
 
 
 def _read(path: str) -> str:

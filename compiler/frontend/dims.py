@@ -158,7 +158,11 @@ class Traced:
 
     def renamed(self, expression: str) -> str:
         """The same for an expression that the exporter wrote as text ("s50 + s86")."""
-        return str(sympy.sympify(expression).subs(self.symbols, simultaneous=True))
+        # By name: torch's symbols are positive integers to sympy, those of a text are not, and the two do not compare.
+        # The declared names too: without them sympy reads "sequence", "beta" or "N" as functions of its own.
+        declared = set().union(*(value.free_symbols for value in self.symbols.values()))
+        ours = {str(symbol): symbol for symbol in [*declared, *self.symbols]}
+        return str(sympy.sympify(expression, locals=ours).subs(self.symbols, simultaneous=True))
 
 
 def read_traced(
@@ -174,23 +178,27 @@ def read_traced(
     """
     traced = Traced([], [], {}, [])
     owner: dict[sympy.Expr, str] = {}
-    for name, value, axes in zip(names, values, planned.axes, strict=True):
-        for axis, wanted in axes.items():
-            size = value.shape[axis]
-            if isinstance(size, int):
-                _say_fixed(name, axis, size, wanted, traced.notes)
-                continue
-            expression = size.node.expr
-            if not isinstance(expression, sympy.Symbol):
-                continue
-            label = wanted.name or f"{name.replace('.', '_')}_{axis}"
-            other = owner.setdefault(expression, label)
-            if other != label and wanted.name is not None:
-                raise ExportError(
-                    f"the model needs '{other}' and '{label}' (axis {axis} of {name}) to be equal",
-                    fix=f"name both '{other}' in dynamic_shapes",
-                )
-            traced.symbols[expression] = _expression(label, traced.symbols) if wanted.name else sympy.Symbol(label)
+    every = [
+        (name, axis, value.shape[axis], wanted)
+        for name, value, axes in zip(names, values, planned.axes, strict=True)
+        for axis, wanted in axes.items()
+    ]
+    # Named axes first, so that an unnamed one which the trace found equal goes by that name.
+    for name, axis, size, wanted in sorted(every, key=lambda item: item[3].name is None):
+        if isinstance(size, int):
+            _say_fixed(name, axis, size, wanted, traced.notes)
+            continue
+        expression = size.node.expr
+        if not isinstance(expression, sympy.Symbol) or (wanted.name is None and expression in owner):
+            continue
+        label = wanted.name or f"{name.replace('.', '_')}_{axis}"
+        other = owner.setdefault(expression, label)
+        if other != label:
+            raise ExportError(
+                f"the model needs '{other}' and '{label}' (axis {axis} of {name}) to be equal",
+                fix=f"name both '{other}' in dynamic_shapes",
+            )
+        traced.symbols[expression] = _expression(label, traced.symbols) if wanted.name else sympy.Symbol(label)
     bounds: dict[str, Dim] = {}
     for symbol, name in owner.items():
         if name.isidentifier():

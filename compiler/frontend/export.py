@@ -21,7 +21,7 @@ from ingot.errors import ExportError
 from ingot.frontend.dims import Traced, plan, read_traced, sized_for_tracing
 from ingot.frontend.failure import explain_export_failure, explain_translation_failure
 from ingot.frontend.source import Source
-from ingot.frontend.structure import Call, FlatModule, take_apart
+from ingot.frontend.structure import Call, FlatModule, Result, take_apart
 from ingot.ir.provenance import compact_provenance
 from ingot.signature import Domain, Signature, Tensor, Tree, leaves
 
@@ -63,13 +63,14 @@ def export(
     notes: list[str] = []
     domains = dict(source.domains)
     tensors = _with_padding(call, sized_for_tracing(call, planned), domains)
-    flat = FlatModule(source.module, call)
+    result = Result()
+    flat = FlatModule(source.module, call, result)
     with _quiet():
         try:
             program = torch.export.export(flat, tuple(tensors), dynamic_shapes=(planned.torch_spec(),), strict=False)
         except Exception as error:
             raise explain_export_failure(error, source.module, call) from error
-    assert flat.result is not None
+    assert result.tree is not None
     _refuse_state(program, call, notes)
     placeholders = _user_placeholders(program)
     values = [node.meta["val"] for node in placeholders]
@@ -93,7 +94,7 @@ def export(
             raise explain_translation_failure(error, program, translations or {}) from error
     assert translated is not None
     assert translated.exported_program is not None
-    signature = _finish(translated.model, call, flat.result, values, traced, domains)
+    signature = _finish(translated.model, call, result.tree, values, traced, domains)
     notes.append(f"traced {len(call.tensors)} inputs, dims {', '.join(map(str, traced.dims)) or 'all fixed'}")
     return Exported(translated.model, signature, translated.exported_program, call, call.tensors, notes)
 
@@ -173,7 +174,7 @@ def _finish(
 ) -> Signature:
     """Gives inputs, outputs, weights and dims the model's own names, and returns the signature."""
     graph = model.graph
-    compact_provenance(model)
+    compact_provenance(model, root="model")
     inputs = []
     for value, name, shape, tensor in zip(graph.inputs, call.names, traced.shapes, values, strict=True):
         value.name = name

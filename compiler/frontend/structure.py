@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,17 +140,36 @@ def unflatten(tree: Tree, tensors: Sequence[torch.Tensor], *, like: Any) -> Any:
     return type(like)(items)
 
 
-class FlatModule(torch.nn.Module):
-    """The model as tensors in, tensors out: what is traced. The result's tree is left in `result` by each call."""
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, the module is in eval mode; afterwards every part of it is as it was."""
+    flags = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in flags:
+            part.training = training
 
-    def __init__(self, model: torch.nn.Module, call: Call) -> None:
+
+@dataclass(slots=True)
+class Result:
+    """The tree of the last result. Not an attribute of the module: torch.export puts those back after tracing."""
+
+    tree: Tree | None = None
+
+
+class FlatModule(torch.nn.Module):
+    """The model as tensors in, tensors out: what is traced. Each call leaves its result's tree in `result`."""
+
+    def __init__(self, model: torch.nn.Module, call: Call, result: Result) -> None:
         super().__init__()
         self.model = model
         self.call = call
-        self.result: Tree | None = None
+        self.result = result
         self.train(model.training)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         args, kwargs = self.call.rebuild(tensors)
-        outputs, self.result = flatten(self.model(*args, **kwargs))
+        outputs, self.result.tree = flatten(self.model(*args, **kwargs))
         return tuple(outputs)

@@ -36,27 +36,32 @@ class Binder:
         if sorted(fed) != list(range(len(signature.inputs))) or len({t.name for t in signature.inputs}) != len(fed):
             raise FormatError("the header's parameters do not feed every input once")
         flat = [tree.get("tensor") for tree in signature.parameters.values()]
-        self._quick_names = list(signature.parameters) if flat == list(range(len(flat))) else None
+        # -1: there are constants or nested arguments, which only `bind` takes apart.
+        self._quick_names = list(signature.parameters)
+        self._quick_count = len(flat) if flat == list(range(len(flat))) else -1
 
     def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Array] | None:
         """The arrays where every argument is already the array that the session takes; None: `bind` looks closer.
 
         Raises InputError as `bind` does for shapes and domains.
         """
-        names = self._quick_names
-        if names is None or len(args) + len(kwargs) != len(names):
-            return None
         if kwargs:
-            if args:
+            if args or len(kwargs) != self._quick_count:
                 return None
             try:
-                args = tuple([kwargs[name] for name in names])
+                args = tuple([kwargs[name] for name in self._quick_names])
             except KeyError:
                 return None
+        elif len(args) != self._quick_count:
+            return None
+        shapes = []
         for value, dtype in zip(args, self._dtypes, strict=True):
             if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.carray:
                 return None
-        self._check_values(args)
+            shapes.append(value.shape)
+        self._check_shapes(tuple(shapes))
+        for index, check in self._domain_checks:
+            check(args[index])
         return args
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Array], bool]:

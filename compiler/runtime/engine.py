@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ingot.errors import UsageError
 from ingot.file.header import Header, Target
+from ingot.file.write import copy_engine
 from ingot.runtime.arrays import Array, array_dtype, to_result
 from ingot.runtime.binder import Binder
 from ingot.runtime.output import assembler
+from ingot.runtime.report import Report
 from ingot.signature import Dim, Tensor
 
 if TYPE_CHECKING:
@@ -37,7 +40,13 @@ class Engine:
     """
 
     def __init__(
-        self, file: EngineFile, target: Target, session: Session, *, on_close: Callable[[], None] | None = None
+        self,
+        file: EngineFile,
+        target: Target,
+        session: Session,
+        *,
+        threads: int,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         """`on_close` runs once when the engine is closed, collected, or the interpreter ends.
 
@@ -48,6 +57,7 @@ class Engine:
             array_dtype(tensor)
         self._file = file
         self._target = target
+        self._threads = threads
         self._binder = Binder(file.header.name, signature)
         self._assemble = assembler(signature.result)
         self._as_they_are = all(tensor.dtype != "bfloat16" for tensor in signature.outputs)
@@ -76,7 +86,7 @@ class Engine:
         return {tensor.name: array for tensor, array in zip(self.outputs, flat, strict=True)}
 
     def run_flat(self, arrays: Sequence[Array]) -> list[Array]:
-        """One run without checks: contiguous arrays of the declared dtypes (bfloat16 as bits), in the order of `inputs`."""
+        """One run without checks: contiguous arrays of the declared dtypes (bfloat16 as bits), in `inputs`' order."""
         return list((self._session or self._closed()).run(arrays))
 
     @property
@@ -90,7 +100,12 @@ class Engine:
     @property
     def path(self) -> Path:
         """The file that the engine runs from; one that was not saved yet is a temporary."""
-        return self._file.path
+        return Path(self._file.path)
+
+    @property
+    def threads(self) -> int:
+        """Of one run."""
+        return self._threads
 
     @property
     def target(self) -> str:
@@ -110,18 +125,16 @@ class Engine:
         """The axes that vary, each with the sizes it may take."""
         return self._file.header.signature.dims
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """What the file says about itself: how it was verified, what wrote it, and its record (accuracy, timings)."""
-        header = self._file.header
-        return {
-            "name": header.name,
-            "target": self._target.name,
-            "verification": header.verification,
-            "numerics": header.numerics,
-            "versions": dict(header.versions),
-            **(self._file.record or {}),
-        }
+    @cached_property
+    def report(self) -> Report:
+        """What the file says about itself: how it was verified, what wrote it, and its record (accuracy, timings).
+
+        Raises FormatError where the record is damaged.
+        """
+        if self._session is None:
+            self._closed()
+        size_bytes = os.path.getsize(self._file.real_path)
+        return Report(self._file.header, self._file.record(), size_bytes=size_bytes)
 
     def member(self, name: str) -> bytes:
         """The bytes of one member of the file, its digest checked."""
@@ -136,7 +149,8 @@ class Engine:
         """
         if self._session is None:
             self._closed()
-        raise NotImplementedError
+        copy_engine(Path(self._file.real_path), Path(path))
+        return Path(path)
 
     def close(self) -> None:
         """Gives back memory and file; calls after it raise. Closing again does nothing."""
@@ -153,13 +167,19 @@ class Engine:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"engine '{self.name}' cannot be pickled: it holds memory mapped from its file",
+            fix=f"ingot.load({str(self.path)!r}) in the other process",
+        )
+
     def __repr__(self) -> str:
         if self._session is None:
             return f"<Engine {self.name}, closed>"
         takes, gives = (", ".join(map(str, tensors)) for tensors in (self.inputs, self.outputs))
         return f"<Engine {self.name} on {self.target}: {takes} -> {gives}>"
 
-    def _closed(self) -> Any:
+    def _closed(self) -> NoReturn:
         raise UsageError(f"engine '{self.name}' was closed", fix=f"ingot.load({str(self.path)!r}) opens it again")
 
 

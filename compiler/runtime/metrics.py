@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ _LARGEST = {
 }
 _SATURATED = 0.999
 _KINDS = ("a number", "NaN", "+inf", "-inf", "the largest number", "the smallest number")
-_BLOCK_ELEMENTS = 2**19
-_SAMPLE_ELEMENTS = 2**20
+_BLOCK_ELEMENTS = 2**17
+_SAMPLE_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,9 @@ def measure(
     if expected.shape != got.shape:
         shapes = f"shape {list(got.shape)} where the reference gives {list(expected.shape)}"
         return Measure(False, needed_db=needed_db, mismatch=shapes)
+    if expected.dtype.kind not in "biuf":
+        instead = "torch.view_as_real gives its parts" if expected.dtype.kind == "c" else "only numbers and bools have"
+        return Measure(False, mismatch=f"{dtype} has no measure of accuracy: {instead}")
     if expected.size == 0:
         return Measure(True, needed_db=needed_db)
     if needed_db is None or dtype not in FLOOR_DB:
@@ -138,91 +141,121 @@ def _measure_equal(expected: Array, got: Array) -> Measure:
     )
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Squares summed over blocks of rows, in units of the median magnitude.
+
+    rows      [5, rows]: count, reference, got - reference, exact - reference, got - exact, over ordinary elements
+    outliers  count and sum of squares of exact - reference, relative to each element
+    loud      [5, n], of outliers below the floor and each block's worst: row, column, the three errors, relative
+    """
+
+    rows: list[Array] = field(default_factory=list)
+    loud: list[Array] = field(default_factory=list)
+    outliers: list[tuple[int, float]] = field(default_factory=list)
+    max_abs: float = 0.0
+
+
+# float64 outputs may hold what no square of theirs can: the error is then infinite, and fails.
+@np.errstate(over="ignore", divide="ignore")
 def _measure_close(
     expected: Array, got: Array, dtype: str, needed_db: float, exact: Array | None, typical_noise: float
 ) -> Measure:
     lead, last = (expected.shape[:-1], expected.shape[-1]) if expected.ndim else ((), 1)
     unit = _median_magnitude(expected, dtype)
-    ordinary, outliers, places = [], [], []
-    max_abs = 0.0
-    for rows, (e, g, x) in _blocks([expected, got, exact], last, dtype):
+    tables = [None if array is None else array.reshape(-1, last) for array in (expected, got, exact)]
+    step = max(1, _BLOCK_ELEMENTS // last)
+    sums = _Sums()
+    for start in range(0, math.prod(lead), step):
+        # Blocks: whole logits in float64 would not fit beside a large model, nor any cache.
+        e, g, x = (None if table is None else _numbers(table[start : start + step], dtype) for table in tables)
+        assert e is not None
+        assert g is not None
+        if x is None and _is_plain(e, g, unit, dtype):
+            _add_plain(sums, e, g, unit)
+            continue
+        e, g = e.astype(np.float64), g.astype(np.float64)
         kinds = _kinds(e, dtype)
         wrong = np.argwhere(kinds != _kinds(g, dtype))
         if wrong.size:
             row, column = (int(i) for i in wrong[0])
-            index = [*_index(rows.start + row, lead), column] if expected.ndim else []
+            index = [*_index(start + row, lead), column] if expected.ndim else []
             text = f"{g[row, column]:g} at {index} where the reference gives {_KINDS[kinds[row, column]]}"
             return Measure(False, needed_db=needed_db, mismatch=f"{text} ({e[row, column]:g})")
-        sums, alone, where, largest = _sums(e, g, x, kinds == 0, unit)
-        ordinary.append(sums)
-        outliers.append(alone)
-        places += [(rows.start + int(row), int(column)) for row, column in where]
-        max_abs = max(max_abs, largest)
-    typical = typical_noise / unit
-    return _judge(np.hstack(ordinary), np.hstack(outliers), places, lead, needed_db, max_abs, unit, typical)
+        _add(sums, start, e, g, x, kinds == 0, unit, 10.0 ** (-needed_db / 20) / QUIET)
+    return _judge(sums, lead, needed_db, unit, typical_noise / unit)
 
 
-def _judge(
-    ordinary: Array,
-    outliers: Array,
-    places: list[tuple[int, int]],
-    lead: tuple[int, ...],
-    needed_db: float,
-    max_abs: float,
-    unit: float,
-    typical: float,
-) -> Measure:
-    """`ordinary` [5, rows] and `outliers` [5, elements] hold count, energy, error, noise and truth: sums of squares of
-    reference, got - reference, exact - reference, got - exact, in units of the median magnitude."""
+def _judge(sums: _Sums, lead: tuple[int, ...], needed_db: float, unit: float, typical: float) -> Measure:
+    ordinary = np.hstack(sums.rows)
     whole = ordinary.sum(axis=1)
-    count = max(whole[0], 1.0)
-    signal, error, noise, truth = (math.sqrt(total / count) for total in whole[1:])
+    signal, error, noise, truth = (math.sqrt(total / max(whole[0], 1.0)) for total in whole[1:])
     noise = max(noise, typical)
-    sqnr_db = float(_db(np.array(signal or QUIET), np.array(error if signal else max_abs / unit)))
+    sqnr_db = float(_db(np.array(signal or QUIET), np.array(error if signal else sums.max_abs / unit)))
     whole_holds = sqnr_db >= needed_db
 
-    rows = np.hstack([ordinary, outliers])
-    per_row = np.sqrt(rows[1:] / np.maximum(rows[0], 1.0))
-    own_noise = np.full(rows.shape[1], noise)
-    if places:
-        own_noise[-len(places) :] = math.sqrt(outliers[3].mean())
-    per_row_signal = np.maximum(per_row[0], QUIET * (signal or 1.0))
-    per_row_signal[ordinary.shape[1] :] /= QUIET
-    row_db = _db(per_row_signal, per_row[1])
-    rows_hold = row_db >= needed_db
-    lawful = per_row[3] <= NOISE_FACTOR * np.maximum(per_row[2], own_noise)
+    per_row = np.sqrt(ordinary[1:] / np.maximum(ordinary[0], 1.0))
+    row_db = _db(np.maximum(per_row[0], QUIET * (signal or 1.0)), per_row[1])
+    lawful = per_row[3] <= NOISE_FACTOR * np.maximum(per_row[2], noise)
+    loud = np.hstack(sums.loud) if sums.loud else np.zeros((5, 0))
+    if loud.size:
+        count, squares = (sum(parts) for parts in zip(*sums.outliers, strict=True))
+        own = np.maximum(loud[3], math.sqrt(squares / count))
+        row_db = np.append(row_db, _db(np.full(loud.shape[1], 1 / QUIET), loud[2]))
+        lawful = np.append(lawful, loud[4] <= NOISE_FACTOR * own)
 
+    rows_hold = row_db >= needed_db
     failing = ~rows_hold & ~lawful
     worst = int(np.argmin(np.where(failing, row_db, np.inf) if failing.any() else row_db))
     at_floor = bool(whole_holds and rows_hold.all())
     holds = bool((whole_holds or truth <= NOISE_FACTOR * noise) and not failing.any())
-    ordinary_rows = ordinary.shape[1]
-    row = _index(worst, lead)
-    if worst >= ordinary_rows:
-        place = places[worst - ordinary_rows]
-        row = (*_index(place[0], lead), place[1])
-    return Measure(holds, sqnr_db, float(row_db[worst]), row, max_abs, needed_db, within_noise=holds and not at_floor)
+    rank = worst - ordinary.shape[1]
+    row = _index(worst, lead) if rank < 0 else (*_index(int(loud[0, rank]), lead), int(loud[1, rank]))
+    return Measure(
+        holds, sqnr_db, float(row_db[worst]), row, sums.max_abs, needed_db, within_noise=holds and not at_floor
+    )
 
 
-def _blocks(arrays: list[Array | None], last: int, dtype: str) -> Iterator[tuple[range, list[Array]]]:
-    """Blocks of rows, widened: whole logits in float64 would not fit beside a large model. None repeats the first."""
-    tables = [array if array is None else array.reshape(-1, last) for array in arrays]
-    first = tables[0]
-    assert first is not None
-    step = max(1, _BLOCK_ELEMENTS // last)
-    for start in range(0, len(first), step):
-        rows = range(start, min(start + step, len(first)))
-        widened = [table if table is None else widen(table[start : rows.stop], dtype) for table in tables]
-        yield rows, [widened[0] if table is None else table for table in widened]  # type: ignore[misc]
+def _numbers(array: Array, dtype: str) -> Array:
+    """In a dtype that numpy computes in quickly."""
+    if dtype == "bfloat16" and array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if dtype == "float16" else array
 
 
-def _sums(e: Array, g: Array, x: Array, finite: Array, unit: float) -> tuple[Array, Array, Array, float]:
-    e, g = (np.where(finite, values, 0.0) / unit for values in (e, g))
-    x = np.where(finite & np.isfinite(x), x / unit, e)
-    loud = np.abs(e) > OUTLIER
-    squares = np.stack([finite.astype(np.float64), e * e, (g - e) ** 2, (x - e) ** 2, (g - x) ** 2])
-    largest = float(np.abs(g - e).max()) * unit
-    return np.where(loud, 0.0, squares).sum(axis=2), squares[:, loud], np.argwhere(loud), largest
+def _is_plain(e: Array, g: Array, unit: float, dtype: str) -> bool:
+    """Whether a block has no outlier and nothing non-finite or saturated (NaN compares false)."""
+    edge = _SATURATED * _LARGEST[dtype]
+    most = min(OUTLIER * unit, edge)
+    return bool(e.max() < most and e.min() > -most and g.max() < edge and g.min() > -edge)
+
+
+def _add_plain(sums: _Sums, e: Array, g: Array, unit: float) -> None:
+    difference = np.subtract(g, e, dtype=np.float64) / unit
+    reference = np.divide(e, unit, dtype=np.float64)
+    sums.max_abs = max(sums.max_abs, float(max(difference.max(), -difference.min())) * unit)
+    error = np.einsum("ij,ij->i", difference, difference)
+    rows = np.stack([np.full(len(e), e.shape[1]), np.einsum("ij,ij->i", reference, reference), error, error * 0, error])
+    sums.rows.append(rows)
+
+
+def _add(
+    sums: _Sums, start: int, e: Array, g: Array, x: Array | None, finite: Array, unit: float, limit: float
+) -> None:
+    """`limit` is the greatest relative error of an outlier at the floor."""
+    e, g = (np.where(finite, values, 0.0) for values in (e, g))
+    x = e if x is None else np.where(finite & np.isfinite(x), x, e)
+    loud = np.abs(e) > OUTLIER * unit
+    parts = [e, g - e, x - e, g - x]
+    sums.max_abs = max(sums.max_abs, float(np.abs(parts[1]).max()))
+    quiet = [np.where(loud, 0.0, part) / unit for part in parts]
+    sums.rows.append(np.stack([(finite & ~loud).sum(axis=1), *(np.einsum("ij,ij->i", part, part) for part in quiet)]))
+    if loud.any():
+        relative = np.stack([np.abs(part[loud] / e[loud]) for part in parts[1:]])
+        sums.outliers.append((relative.shape[1], float(np.square(relative[1]).sum())))
+        kept = (relative[0] > limit) | (relative[0] == relative[0].max())
+        row, column = np.nonzero(loud)
+        sums.loud.append(np.vstack([row[kept] + start, column[kept], relative[:, kept]]))
 
 
 def _kinds(values: Array, dtype: str) -> Array:
@@ -242,7 +275,10 @@ def _kinds(values: Array, dtype: str) -> Array:
 def _median_magnitude(expected: Array, dtype: str) -> float:
     """Over the finite elements that are not zero (of a sample, where there are many); 1 where there are none."""
     flat = expected.reshape(-1)
-    values = np.abs(widen(flat[:: -(-flat.size // _SAMPLE_ELEMENTS)], dtype))
+    step, last = -(-flat.size // _SAMPLE_ELEMENTS), expected.shape[-1] if expected.ndim else 1
+    while math.gcd(step, last) > 1:  # or only some of the columns would be seen
+        step += 1
+    values = np.abs(widen(flat[::step], dtype))
     values = values[(values > 0) & (values < _SATURATED * _LARGEST[dtype])]
     return float(np.median(values)) if values.size else 1.0
 

@@ -45,7 +45,7 @@ def open_engine(
                 fix="compile again without --verify off, or ingot.load(path, allow_unverified=True)",
             )
         chosen = _choose(file, target, allow_code)
-        return Engine(file, chosen, loader(chosen.name).load(file, chosen, threads=threads))
+        return Engine(file, chosen, loader(chosen.name).load(file, chosen, threads=threads), threads=threads)
     except BaseException:
         file.close()
         raise
@@ -60,7 +60,7 @@ def _choose(file: EngineFile, name: str | None, allow_code: bool) -> Target:
     fixes = dict.fromkeys(unmet.fix for check in checks for unmet in check.unmet)
     raise RequirementError(
         f"this machine lacks what engine '{file.header.name}' needs{reasons}",
-        where=str(file.path),
+        where=file.path,
         fix="; ".join(fixes),
     )
 

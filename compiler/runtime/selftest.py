@@ -1,4 +1,4 @@
-"""Measures an engine on the self-test vectors in its own file: the accuracy of its build, on this machine, without torch."""
+"""Measures an engine on the self-test vectors in its own file: its accuracy on this machine, without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_selftest(engine: Engine) -> list[SelfTest]:
     """
     member = engine.header.selftest
     if member is None:
-        raise UsageError(f"engine '{engine.name}' carries no self-test vectors", fix="ingot verify FILE --model MODEL")
+        raise UsageError(f"engine '{engine.name}' carries no self-test vectors", fix="ingot verify FILE MODEL")
     floors = _accepted_floors(engine.report)
     results = []
     for case, (inputs, expected) in _read_cases(engine.member(member), engine).items():

@@ -90,8 +90,9 @@ def _judge(
     exact: Callable[[], Sequence[Array] | None],
     typical_noise: Callable[[], Sequence[float]],
 ) -> Measure:
-    if index >= len(got):
-        return Measure(False, mismatch=f"missing: the engine gives {len(got)} outputs")
+    last = index == len(expected) - 1
+    if index >= len(got) or (last and len(got) != len(expected)):
+        return Measure(False, mismatch=f"the engine gives {len(got)} outputs, declared are {len(expected)}")
     reference, array = expected[index], got[index]
     if wrong := _undeclared(tensor, array):
         return Measure(False, mismatch=wrong)

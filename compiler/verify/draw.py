@@ -57,8 +57,9 @@ def cases(
             continue
         seen.add(key)
         rng = np.random.default_rng([seed, index])
+        masks: dict[tuple[int, ...], Array] = {}
         arrays = tuple(
-            _draw(tensor, example, shape_of(tensor, sizes), padded, rng)
+            _draw(tensor, example, shape_of(tensor, sizes), padded, masks, rng)
             for tensor, example in zip(signature.inputs, examples, strict=True)
         )
         title = _title(f"{name}, padded" if padded else name, sizes)
@@ -143,18 +144,27 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
-def _draw(tensor: Tensor, example: Array, shape: tuple[int, ...], padded: bool, rng: np.random.Generator) -> Array:
+def _draw(
+    tensor: Tensor,
+    example: Array,
+    shape: tuple[int, ...],
+    padded: bool,
+    masks: dict[tuple[int, ...], Array],
+    rng: np.random.Generator,
+) -> Array:
+    """`masks` holds this case's padding by shape: masks of one shape speak of the same tokens."""
     if _is_mask(tensor):
-        return (_padding(shape, rng) if padded else np.ones(shape)).astype(tensor.dtype)
+        if shape not in masks:
+            masks[shape] = _padding(shape, rng) if padded else np.ones(shape)
+        return _as_dtype(masks[shape], tensor.dtype)
     if tensor.domain is not None:
-        drawn = rng.integers(tensor.domain.low, tensor.domain.high, shape, endpoint=True)
-        return np.asarray(drawn).astype(tensor.dtype)
+        return _as_dtype(rng.integers(tensor.domain.low, tensor.domain.high, shape, endpoint=True), tensor.dtype)
     if tensor.dtype == "bool":
         return np.asarray(rng.integers(0, 1, shape, endpoint=True)).astype(bool)
     if np.issubdtype(example.dtype, np.integer) and tensor.dtype != "bfloat16":
         low, high = (int(example.min()), int(example.max())) if example.size else (0, 0)
         return np.asarray(rng.integers(low, high, shape, endpoint=True, dtype=example.dtype))
-    return _from_float(_draw_float(widen(example, tensor.dtype), shape, rng), tensor.dtype)
+    return _as_dtype(_draw_float(widen(example, tensor.dtype), shape, rng), tensor.dtype)
 
 
 def _draw_float(example: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -169,7 +179,8 @@ def _draw_float(example: Array, shape: tuple[int, ...], rng: np.random.Generator
     return np.asarray(np.clip(values * deviation + mean, low, high))
 
 
-def _from_float(values: Array, dtype: str) -> Array:
+def _as_dtype(values: Array, dtype: str) -> Array:
+    """bfloat16, which numpy lacks, rounded to its bits."""
     if dtype != "bfloat16":
         return np.asarray(values).astype(dtype)
     bits = np.asarray(values).astype(np.float32).view(np.uint32)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 
-from ingot.errors import VerificationError
-from ingot.frontend.structure import Call, flatten
-from ingot.signature import Signature, Tree, children
-from ingot.verify.draw import Case
+from ingot.errors import SourceError
+from ingot.frontend.structure import Call, evaluating, flatten
+from ingot.signature import Signature, Tree, children, linear
+from ingot.verify.draw import Case, dim_sizes
 from ingot.verify.float64 import in_float64, widened_copy
 
 Array = np.ndarray[Any, Any]
 
 # What a forward raises where sizes or dtypes do not fit it; anything else is a fault of ours and is not dressed up.
-_RAISED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+RAISED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Reference:
@@ -38,23 +38,22 @@ class Reference:
     def run(self, case: Case) -> tuple[Array, ...]:
         """The outputs in the order of the signature; bfloat16 as its bits in uint16.
 
-        Raises VerificationError when the module raises, or gives another structure than it did when traced.
+        Raises SourceError when the module raises, or gives another structure than it did when traced.
         """
         try:
-            with _evaluating(self.module):
+            with evaluating(self.module):
                 result = self._forward(self.module, case, wide=False)
-        except _RAISED as error:
-            raise VerificationError(
+        except RAISED as error:
+            raise SourceError(
                 f"the model itself raises on inputs that its declared shapes allow, {case.name}: "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
                 where=_user_line(error),
-                fix="narrow the dims to what the model takes, --shape input_ids=batch:2..64,sequence:1..512, "
-                "or --verify quick for your own inputs alone",
+                fix=self._narrower(case),
             ) from error
         tensors, tree = flatten(result)
         difference = tree_difference(self.signature.result, tree)
         if difference:
-            raise VerificationError(
+            raise SourceError(
                 f"the model's result has another structure than when it was traced, {case.name}: {difference}",
                 fix="return the same structure at every size, or fix the dims that it depends on",
             )
@@ -64,11 +63,33 @@ class Reference:
         """The outputs computed in float64 (integers and bools as they come), on a copy of the weights that is gone
         afterwards; None where the module cannot be copied or cannot run in float64."""
         try:
-            with _evaluating(self.module):
+            with evaluating(self.module):
                 tensors, _ = flatten(self._forward(widened_copy(self.module), case, wide=True))
-        except _RAISED:
+        except RAISED:
             return None
         return tuple(to_numpy(tensor) for tensor in tensors)
+
+    def _narrower(self, case: Case) -> str:
+        """What to type so that the sizes of `case` are no longer allowed, and those of the example still are."""
+        failed = dim_sizes(self.signature, case.inputs)
+        works = dim_sizes(self.signature, [to_numpy(tensor) for tensor in self.call.tensors])
+        bounds = {}
+        for dim in self.signature.dims:
+            size, known = failed[dim.name], works[dim.name]
+            if size != known:
+                bounds[dim.name] = replace(dim, min=known) if size < known else replace(dim, max=known)
+        shapes = []
+        for tensor in self.signature.inputs:
+            named = {form.dim for axis in tensor.shape if isinstance(axis, str) and (form := linear(axis))}
+            if named & bounds.keys():
+                axes = (str(bounds.pop(axis, axis)) if isinstance(axis, str) else str(axis) for axis in tensor.shape)
+                shapes.append(f"{tensor.name}={','.join(axes)}")
+        if not shapes:
+            return "inputs that the model runs on: model(*inputs) in eval mode must work before it can be compiled"
+        return (
+            f"--shape '{';'.join(shapes)}' narrows the dims to sizes that the model takes, "
+            "--verify quick looks at your own inputs alone"
+        )
 
     def _forward(self, module: torch.nn.Module, case: Case, *, wide: bool) -> Any:
         tensors = [
@@ -84,17 +105,6 @@ class Reference:
             with in_float64():
                 args, kwargs = self.call.rebuild([t.double() if t.is_floating_point() else t for t in tensors])
                 return module(*args, **kwargs)
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    flags = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in flags:
-            part.training = training
 
 
 def tree_difference(declared: Tree, found: Tree, path: str = "") -> str | None:

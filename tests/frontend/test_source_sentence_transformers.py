@@ -30,7 +30,7 @@ Build = Callable[..., Path]
 def build(tmp_path: Path, seed: int) -> Build:
     """Saves a tiny random BERT with the given heads by sentence-transformers itself, and gives the folder."""
     import sentence_transformers
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
     from transformers import BertConfig, BertModel, BertTokenizer
 
     def build_folder(*heads: Any, modes: Any = "mean", **options: Any) -> Path:
@@ -108,7 +108,7 @@ def test_the_real_minilm_from_raw_text() -> None:
 @pytest.mark.parametrize("modes", STYLES, ids="+".join)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_pooling_is_that_of_the_package(modes: tuple[str, ...], side: str, seed: int) -> None:
-    from sentence_transformers.models import Pooling as Theirs
+    from sentence_transformers.sentence_transformer.modules import Pooling as Theirs
 
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randn(4, 7, 5, generator=random)
@@ -120,7 +120,7 @@ def test_pooling_is_that_of_the_package(modes: tuple[str, ...], side: str, seed:
 
 
 def test_normalised_embeddings_with_lower_casing_and_prompts(build: Build) -> None:
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
 
     folder = build(models.Normalize(), prompts={"query": "Query: "}, default_prompt_name="query")
     edit(folder / "sentence_bert_config.json", do_lower_case=True, max_seq_length=20)
@@ -137,7 +137,7 @@ def test_normalised_embeddings_with_lower_casing_and_prompts(build: Build) -> No
 
 
 def test_dense_and_several_pooling_modes(build: Build) -> None:
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
 
     head = models.Dense(32, 6, activation_function=torch.nn.ReLU())
     linear = models.Dense(6, 3, bias=False, activation_function=torch.nn.Identity())
@@ -219,7 +219,7 @@ def test_settings_that_an_engine_cannot_honour(build: Build) -> None:
 
 
 def test_heads_that_are_not_whole(build: Build) -> None:
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
 
     folder = build(models.Dense(16, 4))
     config = folder / "2_Dense" / "config.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,16 @@ class Setup:
 
 @pytest.fixture
 def encoder(seed: int) -> Setup:
+    return build(seed)
+
+
+@pytest.fixture(scope="module")
+def shared_encoder() -> Setup:
+    """One for all tests of a file that leave it as it is."""
+    return build(int(os.environ["INGOT_SEED"]))
+
+
+def build(seed: int) -> Setup:
     torch.manual_seed(seed)
     module = Encoder().eval()
     ids, mask = torch.randint(0, WORDS, (2, 16)), torch.ones(2, 16, dtype=torch.int64)

@@ -15,21 +15,37 @@ import pytest
 import torch
 
 from ingot.errors import VerificationError
-from ingot.frontend.structure import FlatModule
+from ingot.frontend.structure import FlatModule, Result
 from ingot.ir.checks import fingerprint
 from ingot.verify.locate import LARGE_WEIGHT_BYTES, locate
 from ingot.verify.verify import verify
 
 
 @pytest.fixture
-def exported(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def encoder(shared_encoder: Any) -> Any:
+    return shared_encoder
+
+
+@pytest.fixture
+def exported(translated: Any) -> Any:
+    """A graph to plant faults in."""
+    return SimpleNamespace(**{**vars(translated), "model": translated.model.clone()})
+
+
+@pytest.fixture(scope="module")
+def translated(shared_encoder: Any) -> Any:
     """The encoder as torch's program and as graph IR, in the user's names."""
-    monkeypatch.setattr(logging.getLogger("torch.onnx"), "disabled", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger("torch.onnx"), "disabled", True)
+        return translate(shared_encoder)
+
+
+def translate(encoder: Any) -> Any:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=512)
     axes = {0: batch, 1: sequence}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        flat = FlatModule(encoder.module, encoder.call)
+        flat = FlatModule(encoder.module, encoder.call, Result())
         program = torch.export.export(flat, tuple(encoder.call.tensors), dynamic_shapes=((axes, axes),), strict=False)
         translated = torch.onnx.export(program, dynamo=True, opset_version=24, optimize=False, verbose=False)
     assert translated is not None
@@ -127,7 +143,7 @@ def test_verification_reports_the_line(encoder: Any, exported: Any) -> None:
     ort = pytest.importorskip("onnxruntime")
     session = ort.InferenceSession(ir.to_proto(exported.model).SerializeToString())
     names = [tensor.name for tensor in encoder.signature.inputs]
-    engine = SimpleNamespace(run_flat=lambda arrays: session.run(None, dict(zip(names, arrays, strict=True))))
+    engine = SimpleNamespace(run=lambda arrays: session.run(None, dict(zip(names, arrays, strict=True))))
     with pytest.raises(VerificationError) as caught:
         verify(
             engine,

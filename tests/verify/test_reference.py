@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ingot.errors import VerificationError
+from ingot.errors import SourceError
 from ingot.frontend.structure import flatten, take_apart
 from ingot.signature import Dim, Signature, Tensor
 from ingot.verify.draw import Case
@@ -58,12 +58,25 @@ def test_flags_come_back_when_forward_raises() -> None:
 
     module = Raises(4, 4).train()
     run, case = reference(module, torch.randn(3, 4))
-    with pytest.raises(VerificationError, match=r"the model itself raises .* user \(n=3\)") as caught:
+    with pytest.raises(SourceError, match=r"the model itself raises .* user \(n=3\)") as caught:
         run.run(case)
     assert module.training
     assert "x @ torch.ones(7)" in str(caught.value.where)
     assert Path(__file__).name in str(caught.value.where)
-    assert "--shape" in str(caught.value.fix)
+    assert "model(*inputs)" in str(caught.value.fix)
+
+
+def test_a_model_that_takes_fewer_sizes_is_told_which_to_declare() -> None:
+    class Limited(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.ones(5, 4)[: len(x)] if len(x) > 1 else x.new_zeros(0)[3]
+
+    run, _ = reference(Limited(), torch.randn(3, 4))
+    for size, bounds in ((7, "n:1..3"), (1, "n:3..")):
+        case = Case(f"drawn (n={size})", "drawn", (np.zeros((size, 4), np.float32),))
+        with pytest.raises(SourceError, match=rf"raises on inputs .* drawn \(n={size}\)") as caught:
+            run.run(case)
+        assert f"--shape 'x={bounds},4'" in str(caught.value.fix)
 
 
 def test_a_forward_that_writes_into_its_input_poisons_nothing() -> None:
@@ -103,7 +116,7 @@ def test_another_structure_names_the_path() -> None:
     run, case = reference(Changes(), torch.randn(3, 4))
     assert len(run.run(case)) == 1
     larger = Case("middle (n=5)", "drawn", (np.zeros((5, 4), np.float32),))
-    with pytest.raises(VerificationError, match=r"deep\.0 has 'b' where 'a' is declared"):
+    with pytest.raises(SourceError, match=r"deep\.0 has 'b' where 'a' is declared"):
         run.run(larger)
 
 

@@ -89,7 +89,7 @@ def run(encoder: Any, engine: Any, **options: Any) -> Accuracy:
 
 
 def engine_of(encoder: Any, alter: Callable[[Any], None] | None = None, after: Any = None) -> Any:
-    """The encoder as an engine, through run_flat."""
+    """The encoder as an engine, as a session."""
     module = copy.deepcopy(encoder.module)
     if alter:
         alter(module)
@@ -100,9 +100,9 @@ class Engine:
     def __init__(self, module: Any, after: Any) -> None:
         self.module, self.after = module, after
 
-    def run_flat(self, arrays: Sequence[Array]) -> Sequence[Array]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         with torch.no_grad():
-            result = self.module(*(torch.from_numpy(array) for array in arrays))
+            result = self.module(*(torch.from_numpy(array) for array in inputs))
         outputs = [tensor.numpy().copy() for tensor in result.values()]
         altered = self.after(outputs) if self.after else None
         return outputs if altered is None else altered
@@ -217,7 +217,7 @@ def test_the_error_says_which_how_much_where_and_what_next(encoder: Any, seed: i
 
 def test_an_engine_that_refuses_declared_inputs_is_rejected(encoder: Any) -> None:
     class Refuses:
-        def run_flat(self, arrays: Sequence[Array]) -> Sequence[Array]:
+        def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
             raise EngineError("Reshape: 16 does not fit 11", where="node_view")
 
     with pytest.raises(VerificationError, match="Reshape: 16 does not fit 11"):
@@ -226,9 +226,9 @@ def test_an_engine_that_refuses_declared_inputs_is_rejected(encoder: Any) -> Non
 
 def test_an_engine_that_writes_into_its_inputs_does_not_poison_the_reference(encoder: Any) -> None:
     class Writes(Engine):
-        def run_flat(self, arrays: Sequence[Array]) -> Sequence[Array]:
-            outputs = super().run_flat(arrays)
-            arrays[0][:] = 0
+        def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+            outputs = super().run(inputs)
+            inputs[0][:] = 0
             return outputs
 
     before = encoder.cases[1].inputs[0].copy()

@@ -1,0 +1,202 @@
+"""Builds the `cpu` target: a graph for ONNX Runtime whose weights lie beside it in the engine file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx_ir as ir
+
+from ingot.backends.contract import BuildOptions, Built, No, Yes
+from ingot.backends.cpu.load import LOADER, LOCATION
+from ingot.errors import BuildError
+from ingot.file.header import Target
+from ingot.file.write import FIRST_MEMBER_OFFSET, Part
+from ingot.ir.checks import subgraphs
+from ingot.ir.weights import chunks
+
+GRAPH, WEIGHTS = "cpu/graph.onnx", "weights.bin"
+
+IR_VERSION = 13
+"""The newest that ONNX Runtime 1.31 loads."""
+
+INLINE_BYTES = 1024
+"""Up to here a tensor stays in the graph: ONNX Runtime computes shapes with it when the session is made."""
+
+ALIGNMENT = 64
+"""Of a weight in the file: a cache line, and the widest vector."""
+
+OPTIMIZATION = "basic"
+"""ONNX Runtime's own level: "extended" would fuse Add into SkipLayerNormalization, which was measured four times slower
+than the two apart."""
+
+_PROVIDER = "CPUExecutionProvider"
+
+
+class CpuBuilder:
+    """The compile side of the target `cpu`."""
+
+    name = "cpu"
+
+    def supports(self, node: ir.Node) -> Yes | No:
+        """By the kernels that the installed ONNX Runtime lists, for the node's operator set and first input's dtype."""
+        version = node.version if node.version is not None else _imported(node)
+        kernels = [
+            kernel for kernel in _kernels().get((node.domain, node.op_type), ()) if kernel.low <= version <= kernel.high
+        ]
+        if not kernels:
+            if (node.domain, node.op_type) in _functions():
+                return Yes("standard operators that ONNX defines it by")
+            return No(f"ONNX Runtime has no CPU kernel for {node.op_type} of operator set {version}")
+        given = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+        if given is None or any(_tensor_type(given) in kernel.types or not kernel.types for kernel in kernels):
+            return Yes("ONNX Runtime kernel")
+        return No(f"ONNX Runtime's CPU kernel for {node.op_type} does not take {given.name.lower()}")
+
+    def build(self, model: ir.Model, options: BuildOptions) -> Built:
+        """Raises BuildError, naming every operator that ONNX Runtime has no kernel for and where it is called."""
+        graph, packed = _pack(model)
+        needs = LOADER.needs
+        target = Target("cpu", {"graph": GRAPH, "weights": WEIGHTS}, needs, {"optimization": OPTIMIZATION})
+        parts = [
+            Part(WEIGHTS, packed.size_bytes, packed.chunks),
+            Part.of(GRAPH, graph),
+        ]
+        return Built(target, parts, {"nodes": model.graph.num_nodes()})
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Weights one behind the other, each at a multiple of ALIGNMENT."""
+
+    tensors: Sequence[tuple[int, ir.TensorProtocol]]
+    size_bytes: int
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        position = 0
+        for offset, tensor in self.tensors:
+            if offset > position:
+                yield bytes(offset - position)
+            yield from chunks(tensor)
+            position = offset + tensor.nbytes
+
+
+def _pack(model: ir.Model) -> tuple[bytes, _Packed]:
+    """The graph as bytes, its large tensors replaced by their place in the engine file, and those tensors."""
+    places: dict[int, tuple[int, ir.TensorProtocol]] = {}
+    position = 0
+    originals: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    clone = model.clone()
+    clone.ir_version = min(IR_VERSION, clone.ir_version)
+    _strip(clone)
+    for graph in clone.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes <= INLINE_BYTES or tensor.dtype == ir.DataType.STRING:
+                continue
+            if id(tensor) not in places:
+                position += -position % ALIGNMENT
+                places[id(tensor)] = position, tensor
+                position += tensor.nbytes
+            originals.append((value, tensor))
+    for value, tensor in originals:
+        value.const_value = ir.ExternalTensor(
+            LOCATION.decode(),
+            FIRST_MEMBER_OFFSET + places[id(tensor)][0],
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=value.name or "",
+        )
+    return _serialized(clone), _Packed(list(places.values()), position)
+
+
+def _serialized(model: ir.Model) -> bytes:
+    proto = ir.to_proto(model)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    if len(data) > 2**31 - 1:
+        raise BuildError("the graph without its weights is larger than the 2 GB that protobuf can carry")
+    return data
+
+
+def _strip(model: ir.Model) -> None:
+    """Drops what only people read: module paths, source lines, and shapes between nodes, which ONNX Runtime infers."""
+    model.metadata_props.clear()
+    model.producer_name, model.producer_version, model.doc_string = "ingot", None, None
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for value in [*graph.inputs, *graph.initializers.values()]:
+            value.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+
+
+def unsupported(model: ir.Model, builder: CpuBuilder) -> list[tuple[ir.Node, No]]:
+    """The nodes of the graph and of the bodies inside it that the target does not run."""
+    found: list[tuple[ir.Node, No]] = []
+
+    def walk(graph: ir.Graph) -> None:
+        for node in graph:
+            if (node.domain, node.op_type, node.overload) not in model.functions:
+                answer = builder.supports(node)
+                if isinstance(answer, No):
+                    found.append((node, answer))
+            for inner in subgraphs(node):
+                walk(inner)
+
+    walk(model.graph)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    low: int
+    high: int
+    types: frozenset[str]
+
+
+@cache
+def _kernels() -> dict[tuple[str, str], list[_Kernel]]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], list[_Kernel]] = {}
+    for kernel in state.get_all_opkernel_def():
+        if kernel.provider == _PROVIDER:
+            types = frozenset(kind for kinds in kernel.type_constraints.values() for kind in kinds)
+            key = (kernel.domain, kernel.op_name)
+            found.setdefault(key, []).append(_Kernel(*kernel.version_range, types))
+    return found
+
+
+@cache
+def _functions() -> frozenset[tuple[str, str]]:
+    """Operators that ONNX itself defines by others; ONNX Runtime puts the definition in where it has no kernel."""
+    import onnx
+
+    schemas: Any = onnx.defs.get_all_schemas_with_history()
+    return frozenset(
+        (schema.domain, schema.name)
+        for schema in schemas
+        if schema.has_function or schema.has_context_dependent_function
+    )
+
+
+def _imported(node: ir.Node) -> int:
+    graph = node.graph
+    imports = graph.opset_imports if graph is not None else {}
+    return imports.get(node.domain, 1)
+
+
+def _tensor_type(dtype: ir.DataType) -> str:
+    names = {"float": "float", "double": "double", "bool": "bool", "string": "string"}
+    name = dtype.name.lower()
+    return f"tensor({names.get(name, name)})"
+
+
+BUILDER = CpuBuilder()

@@ -1,0 +1,246 @@
+"""Runs an engine by ONNX Runtime on a processor, its weights mapped straight out of the engine file."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingot.errors import EngineError, FormatError, RequirementError
+from ingot.file.header import Target
+from ingot.installed import in_range, installed_version
+from ingot.machine import Machine, Unmet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ingot.file.read import EngineFile
+
+    Array = np.ndarray[Any, Any]
+
+LOCATION_BYTES = 300
+LOCATION = b"./" * (LOCATION_BYTES // 2)
+"""Where the graph says that its weights lie. ONNX Runtime opens external data by file name, and an engine file may be
+renamed: at load these bytes are overwritten in place by the real name, padded in front to the same length."""
+
+INSTALL = "pip install 'ingot-compiler[cpu]'"
+
+ONE_RUNTIME = f"pip uninstall -y onnxruntime onnxruntime-gpu && {INSTALL}"
+
+OPTIMIZATIONS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+
+CONFIG_KEYS = frozenset(
+    {
+        "session.disable_prepacking",
+        "session.dynamic_block_base",
+        "session.inter_op.allow_spinning",
+        "session.intra_op.allow_spinning",
+        "session.set_denormal_as_zero",
+        "session.use_device_allocator_for_initializers",
+    }
+)
+"""What a file may set. Not among them: what names a path or a library, which a file from a stranger must not choose."""
+
+
+class CpuLoader:
+    """The production side of the target `cpu`."""
+
+    name = "cpu"
+    needs: Mapping[str, str] = {"onnxruntime": ">=1.31"}
+
+    def unmet(self, target: Target, machine: Machine) -> list[Unmet]:
+        """From names of folders and /proc alone; ONNX Runtime is not imported."""
+        found: list[Unmet] = []
+        for need, wanted in target.needs.items():
+            if need == "onnxruntime":
+                found += _unmet_runtime(wanted)
+            elif need == "arch":
+                if machine.arch not in wanted.split(","):
+                    found.append(Unmet(f"a processor of {wanted}", machine.arch, f"compile on {wanted}"))
+            elif need == "features":
+                lacking = [feature for feature in wanted.split(",") if feature not in machine.features]
+                if lacking:
+                    what = f"the processor features {', '.join(lacking)}"
+                    found.append(Unmet(what, f"{machine.arch} without", "another machine, or compile on this one"))
+            else:
+                found.append(Unmet(f"{need} {wanted}", "an older Ingot", "pip install --upgrade ingot-compiler"))
+        return found
+
+    def load(self, file: EngineFile, target: Target, *, threads: int) -> CpuSession:
+        """Raises RequirementError where ONNX Runtime is missing or double, EngineError where it refuses the graph."""
+        if unmet := _unmet_runtime(""):
+            raise RequirementError(f"target cpu needs {unmet[0].requirement}, found {unmet[0].found}", fix=unmet[0].fix)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RequirementError(f"onnxruntime does not import: {error}", fix=ONE_RUNTIME) from error
+        graph = file.read(_member(target, "graph"))
+        folder, name = os.path.split(os.path.realpath(file.path))
+        options = _session_options(onnxruntime, target, threads)
+        try:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        except UnicodeEncodeError as error:
+            raise EngineError(
+                "the engine file lies in a folder whose name is not UTF-8, which ONNX Runtime cannot open",
+                where=repr(folder),
+                fix="move the file",
+            ) from error
+        errors = _errors(onnxruntime)
+        try:
+            session = onnxruntime.InferenceSession(
+                graph.replace(LOCATION, location_of(name)),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(target.options.get("disabled_optimizers", ())),
+                enable_fallback=0,
+            )
+        except errors as error:
+            raise EngineError(
+                f"ONNX Runtime {onnxruntime.__version__} refuses the engine's graph: {_said(error)}",
+                where=str(file.path),
+                fix="ingot check FILE; if that is content, compile the engine again beside this ONNX Runtime",
+            ) from error
+        inputs = [tensor.name for tensor in file.header.signature.inputs]
+        outputs = [tensor.name for tensor in file.header.signature.outputs]
+        _check_names("inputs", inputs, [value.name for value in session.get_inputs()], file.path)
+        _check_names("outputs", outputs, [value.name for value in session.get_outputs()], file.path)
+        return CpuSession(session, inputs, outputs, errors, threads=threads, path=str(file.path))
+
+
+class CpuSession:
+    """One ONNX Runtime session. Safe from many threads; not across a fork, which leaves its threads behind."""
+
+    def __init__(
+        self,
+        session: Any,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        errors: tuple[type[BaseException], ...],
+        *,
+        threads: int,
+        path: str,
+    ) -> None:
+        # The Python method around it checks names, which load() has, at 7 µs a run; it is not public, so may be absent.
+        inner = getattr(session, "_sess", None)
+        self._run = session.run if inner is None else inner.run
+        self._inputs = inputs
+        self._outputs = outputs
+        self._errors = errors
+        self._path = path
+        self.forked = False
+        if threads > 1:
+            _pooled.add(self)
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Raises EngineError where ONNX Runtime gives up (memory, say), or where this process was forked after load."""
+        if self.forked:
+            raise self._left_behind()
+        try:
+            found: list[Array] = self._run(self._outputs, dict(zip(self._inputs, inputs, strict=True)), None)
+        except self._errors as error:
+            raise EngineError(
+                f"ONNX Runtime failed while running: {_said(error)}",
+                where=f"inputs of {', '.join(str(list(array.shape)) for array in inputs)}",
+                fix="a smaller batch, if memory ran out; ingot verify FILE tells whether the engine runs here at all",
+            ) from error
+        return found
+
+    def close(self) -> None:
+        """A run that another thread began goes on to its end; the memory is given back after it."""
+        self._run = _closed
+
+    def _left_behind(self) -> EngineError:
+        return EngineError(
+            "the engine was loaded before this process was forked: its threads stayed in the parent",
+            where=self._path,
+            fix=f"ingot.load({self._path!r}) in the child, or threads=1 in the parent",
+        )
+
+
+def location_of(name: str) -> bytes:
+    """A file's name padded in front to LOCATION_BYTES; "./" and "//" mean nothing in a path."""
+    encoded = os.fsencode(name)
+    missing = LOCATION_BYTES - len(encoded)
+    return b"./" * (missing // 2) + b"/" * (missing % 2) + encoded
+
+
+_pooled: weakref.WeakSet[CpuSession] = weakref.WeakSet()
+
+
+def _mark_forked() -> None:
+    for session in _pooled:
+        session.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def _closed(outputs: object, feeds: object, options: object) -> Any:
+    raise EngineError("the engine was closed", fix="ingot.load(path) opens it again")
+
+
+def _unmet_runtime(wanted: str) -> list[Unmet]:
+    cpu, gpu = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
+    if cpu and gpu:
+        return [Unmet("one onnxruntime", f"onnxruntime {cpu} and onnxruntime-gpu {gpu} in one place", ONE_RUNTIME)]
+    version = cpu or gpu
+    if version is None:
+        return [Unmet(f"onnxruntime {wanted}".strip(), "none", INSTALL)]
+    if wanted and not in_range(version, wanted):
+        which = "onnxruntime" if cpu else "onnxruntime-gpu"
+        return [Unmet(f"onnxruntime {wanted}", version, f"pip install '{which}{wanted}'")]
+    return []
+
+
+def _session_options(onnxruntime: Any, target: Target, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    level = str(target.options.get("optimization", "basic"))
+    if level not in OPTIMIZATIONS:
+        raise FormatError(f"the header asks for an optimization '{level:.40}'; there are {', '.join(OPTIMIZATIONS)}")
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATIONS[level])
+    for key, value in target.options.get("config", {}).items():
+        if key not in CONFIG_KEYS:
+            raise FormatError(f"the header sets '{key:.80}', which an engine file may not")
+        options.add_session_config_entry(key, str(value))
+    return options
+
+
+def _member(target: Target, role: str) -> str:
+    if role not in target.members:
+        raise FormatError(f"target {target.name} has no {role}")
+    return target.members[role]
+
+
+def _check_names(side: str, declared: list[str], found: list[str], path: str | Path) -> None:
+    if declared != found:
+        raise FormatError(
+            f"the graph's {side} are {', '.join(found)}, the header declares {', '.join(declared)}", where=str(path)
+        )
+
+
+def _errors(onnxruntime: Any) -> tuple[type[BaseException], ...]:
+    """ONNX Runtime's exceptions, which have no common base, and what its binding raises for a wrong argument."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    own: Iterable[Any] = (getattr(state, name) for name in dir(state))
+    raised = [kind for kind in own if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*raised, RuntimeError, ValueError)
+
+
+def _said(error: BaseException) -> str:
+    """The first line without the runtime's own prefix, cut to a length that can be read."""
+    text = str(error).strip().partition("\n")[0]
+    return text.rpartition("[ONNXRuntimeError] : ")[2][:400]
+
+
+LOADER = CpuLoader()

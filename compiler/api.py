@@ -1,0 +1,80 @@
+"""The story on a screen: compile a model, load its engine file, check whether a machine can run one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ingot.backends.targets import loader
+from ingot.file.read import EngineFile
+from ingot.machine import default_threads
+from ingot.runtime.check import check_file as check
+from ingot.runtime.engine import Engine
+from ingot.runtime.open import open_engine as load
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check", "compile", "load"]
+
+
+def compile(
+    model: str | os.PathLike[str] | torch.nn.Module | Callable[[], Any],
+    inputs: Any = None,
+    *,
+    dynamic_shapes: Any = None,
+    target: str = "cpu",
+    verify: Literal["full", "quick", "off"] = "full",
+    threads: int | None = None,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> Engine:
+    """A verified engine of `model`; `save(path)` writes it as one file that loads without PyTorch.
+
+    model           an nn.Module (compiled as in eval mode, and left as it was), a Hugging Face or
+                    sentence-transformers folder, or "package.module:name"
+    inputs          one call's arguments: a tensor or array, a tuple of positional ones, or a dict by parameter name;
+                    a folder brings its own
+    dynamic_shapes  torch.export's form, names as strings too: {"x": {0: "batch", 1: Dim("sequence", max=512)}};
+                    by default the batch varies, and the sequence of integer inputs
+    target          what it is built for: "cpu"
+    verify          "full": PyTorch eager on the user's inputs and on drawn ones at other sizes, padded too;
+                    "quick": the user's inputs; "off": nothing, and `load` then refuses the file unless told otherwise
+    threads         of a run; by default the least of affinity, cgroup quota and physical cores
+    translations    {torch operator overload: function over onnxscript's opset}, for operators of your own
+
+    Raises UsageError for what cannot be meant and CompileError for what cannot become an engine; see ingot.errors.
+    """
+    # The compiler's imports: production, which only loads, never comes here.
+    from ingot.frontend.source import load_inputs, resolve
+    from ingot.pipeline import CompileOptions, compile_source
+    from ingot.progress import Silent
+
+    if isinstance(inputs, str | Path):
+        inputs = load_inputs(inputs)
+    options = CompileOptions(
+        targets=(target,),
+        verify=verify,
+        threads=default_threads() if threads is None else threads,
+        dynamic_shapes=dynamic_shapes,
+        translations=translations or {},
+    )
+    source = resolve(Path(model) if isinstance(model, os.PathLike) else model, inputs)
+    home = tempfile.TemporaryDirectory(prefix="ingot-")
+    try:
+        draft = compile_source(source, options, folder=Path(home.name), progress=Silent())
+        path = Path(home.name) / f"{source.name}.ingot"
+        draft.publish(path)
+        return _opened(path, options.threads, home.cleanup)
+    except BaseException:
+        home.cleanup()
+        raise
+
+
+def _opened(path: Path, threads: int, on_close: Callable[[], None]) -> Engine:
+    """The engine just made, its file gone with it."""
+    file = EngineFile.open(path)
+    target = file.header.targets[0]
+    return Engine(file, target, loader(target.name).load(file, target, threads=threads), threads=threads, on_close=on_close)

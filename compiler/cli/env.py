@@ -1,0 +1,84 @@
+"""`ingot env`: what this machine has, and what each target would need to build and to run here."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ingot.backends.targets import TARGETS, loader
+from ingot.cli.table import print_json, print_table
+from ingot.file.header import Target
+from ingot.installed import installed_version
+from ingot.machine import cpu_model, default_threads, this_machine, thread_limits
+from ingot.version import __version__
+
+RUNTIME = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers")
+
+COMPILER = ("torch", "onnx", "onnx-ir", "onnxscript")
+
+FOLDERS = ("transformers", "safetensors")
+"""What a Hugging Face folder needs beyond the compiler."""
+
+_TOLD = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni")
+_TOLD_PREFIXES = ("amx_", "asimd", "sve", "i8mm", "bf16")
+
+
+@click.command("env")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> None:
+    """Show what is installed, this processor, the threads of a run, and what each target would need."""
+    data = environment()
+    if as_json:
+        print_json(data)
+        return
+    click.echo(f"ingot {data['ingot']}, Python {data['python']}, {data['system']} {data['arch']}")
+    click.echo(f"processor  {data['cpu']}: {', '.join(data['features']) or 'no features known'}")
+    reasons = ", ".join(f"{why} {count}" for why, count in data["threads"]["limits"].items())
+    click.echo(f"threads    {data['threads']['chosen']} ({reasons})")
+    click.echo("\ninstalled")
+    print_table([(name, version or "-") for name, version in data["installed"].items()], indent="  ")
+    click.echo("\ntargets")
+    for name, target in data["targets"].items():
+        for side in ("run", "build"):
+            click.echo(f"  {name:<6} {side:<6} {'yes' if target[side]['works'] else 'no'}")
+            for missing in target[side]["missing"]:
+                click.echo(f"                needs {missing['requirement']}, found {missing['found']}")
+                click.echo(f"                try:  {missing['fix']}")
+
+
+def environment() -> dict[str, Any]:
+    """What the command prints, as data."""
+    machine = this_machine()
+    installed = {name: installed_version(name) for name in (*RUNTIME, *COMPILER, *FOLDERS)}
+    return {
+        "ingot": __version__,
+        "python": platform.python_version(),
+        "system": machine.system,
+        "arch": machine.arch,
+        "cpu": cpu_model(),
+        "features": sorted(f for f in machine.features if f in _TOLD or f.startswith(_TOLD_PREFIXES)),
+        "threads": {"chosen": default_threads(), "limits": _limits()},
+        "installed": installed,
+        "targets": {name: _target(name, installed) for name in TARGETS},
+    }
+
+
+def _limits() -> dict[str, int]:
+    asked = os.environ.get("INGOT_NUM_THREADS")
+    return thread_limits() if asked is None else {"INGOT_NUM_THREADS": default_threads()}
+
+
+def _target(name: str, installed: Mapping[str, str | None]) -> dict[str, Any]:
+    backend = loader(name)
+    unmet = backend.unmet(Target(name, {}, backend.needs), this_machine())
+    run = [{"requirement": item.requirement, "found": item.found, "fix": item.fix} for item in unmet]
+    lacking = [package for package in COMPILER if installed[package] is None]
+    build = list(run)
+    if lacking:
+        fix = "pip install 'ingot-compiler[compile]'"
+        build.append({"requirement": ", ".join(lacking), "found": "none", "fix": fix})
+    return {"run": {"works": not run, "missing": run}, "build": {"works": not build, "missing": build}}

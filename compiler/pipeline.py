@@ -1,0 +1,254 @@
+"""The whole compile on one screen: trace, rewrite, build, write, verify; and the ordered list of passes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+
+from ingot.backends.contract import BuildOptions, Built
+from ingot.backends.targets import builder, loader
+from ingot.errors import UsageError
+from ingot.file.header import Header, Target, Text
+from ingot.file.read import EngineFile
+from ingot.file.write import Draft, Part
+from ingot.frontend.export import Exported, export
+from ingot.frontend.source import Source, TextSource
+from ingot.frontend.structure import evaluating
+from ingot.ir.dump import readable
+from ingot.machine import cpu_model, this_machine
+from ingot.passes.contract import Pass, run_passes
+from ingot.passes.drop_identity import DropIdentity
+from ingot.passes.drop_unused import DropUnused
+from ingot.passes.fold_constants import FoldConstants
+from ingot.passes.fold_reshape_targets import FoldReshapeTargets
+from ingot.passes.fold_static_shapes import FoldStaticShapes
+from ingot.passes.fold_weight_transpose import FoldWeightTranspose
+from ingot.passes.fuse_reshapes import FuseReshapes
+from ingot.passes.fuse_transposes import FuseTransposes
+from ingot.passes.infer_shapes import InferShapes
+from ingot.passes.inline_functions import InlineFunctions
+from ingot.passes.merge_common_subexpressions import MergeCommonSubexpressions
+from ingot.passes.merge_initializers import MergeInitializers
+from ingot.passes.replace_attention_layout import ReplaceAttentionLayout
+from ingot.passes.replace_cast_like import ReplaceCastLike
+from ingot.passes.replace_split_to_sequence import ReplaceSplitToSequence
+from ingot.progress import Progress, Steps
+from ingot.verify.draw import Case, cases
+from ingot.verify.locate import Located, locate
+from ingot.verify.reference import Reference, nan_weights, to_numpy
+from ingot.verify.selftest import selftest_part
+from ingot.verify.verify import Accuracy, verify
+from ingot.version import __version__
+
+Verify = Literal["full", "quick", "off"]
+
+VERIFY_MODES: tuple[Verify, ...] = ("full", "quick", "off")
+
+LARGE_BYTES = 256 << 20
+"""Weights from here on are verified without the copy that ONNX Runtime makes of them for speed."""
+
+
+def passes() -> list[Pass]:
+    """The ordered list. All are exact."""
+    return [
+        # canonical
+        InlineFunctions(),
+        InferShapes(),  # what follows decides by shapes
+        ReplaceCastLike(),
+        FoldStaticShapes(),
+        FoldConstants(),
+        ReplaceSplitToSequence(),
+        FoldReshapeTargets(),  # after folding: targets that are constants need no change
+        DropIdentity(),
+        FuseTransposes(),
+        FuseReshapes(),
+        DropIdentity(),  # what the two before made trivial
+        MergeInitializers(),  # before subexpressions: two equal constants make two equal nodes
+        MergeCommonSubexpressions(),
+        DropUnused(),
+        # attention
+        FoldWeightTranspose(),
+        ReplaceAttentionLayout(),
+        DropUnused(),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """What the user said. `translations` maps torch operators to functions over onnxscript's opset."""
+
+    targets: tuple[str, ...] = ("cpu",)
+    verify: Verify = "full"
+    threads: int = 1
+    dynamic_shapes: Any = None
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.targets:
+            builder(name)
+        if self.verify not in VERIFY_MODES:
+            raise UsageError(f"verify is {self.verify!r}", fix=f"one of: {', '.join(VERIFY_MODES)}")
+        if self.threads < 1:
+            raise UsageError(f"threads is {self.threads}, which is no count of threads", fix="threads=1, or more")
+
+
+def compile_source(source: Source, options: CompileOptions, *, folder: Path, progress: Progress) -> Draft:
+    """A finished engine file in `folder` that still has its temporary name: publish or discard it.
+
+    Raises CompileError where the model cannot become an engine, or the engine does not compute what the model does.
+    """
+    steps = Steps(progress)
+    with evaluating(source.module):
+        with steps.step("trace"):
+            exported = export(source, dynamic_shapes=options.dynamic_shapes, translations=options.translations)
+        with steps.step("rewrite"):
+            reports = run_passes(exported.model, passes())
+        with steps.step("reference"):
+            seed = _seed(exported)
+            reference = Reference(source.module, exported.signature, exported.call, seed=seed)
+            drawn = _cases(exported, options, seed)
+            selftest = selftest_part(exported.signature, reference, drawn)
+        with steps.step("build"):
+            built = [builder(name).build(exported.model, BuildOptions(options.threads)) for name in options.targets]
+        with steps.step("write"):
+            header = _header(source, exported, built, options, selftest)
+            draft = Draft(folder, source.name, header, _parts(source, built, selftest))
+        try:
+            with steps.step("verify"):
+                accuracy = _verify(draft, exported, reference, drawn, options, seed, progress)
+            record = _record(source, exported, accuracy, seed)
+            record["passes"] = [asdict(report) for report in reports]
+            record["steps"] = steps.taken
+            draft.finish(record)
+        except BaseException:
+            draft.discard()
+            raise
+    return draft
+
+
+def _seed(exported: Exported) -> int:
+    """INGOT_SEED, or one that follows from the graph: the same model is always verified on the same inputs."""
+    asked = os.environ.get("INGOT_SEED")
+    if asked is None:
+        return int.from_bytes(hashlib.sha256(readable(exported.model).encode()).digest()[:4], "little") // 2
+    if not asked.isdigit():
+        raise UsageError(f"INGOT_SEED is {asked!r}, not a whole number", fix="INGOT_SEED=0")
+    return int(asked)
+
+
+def _cases(exported: Exported, options: CompileOptions, seed: int) -> list[Case]:
+    examples = [to_numpy(tensor) for tensor in exported.examples]
+    mode: Literal["full", "quick"] = "full" if options.verify == "full" else "quick"
+    return cases(exported.signature, examples, seed=seed, mode=mode)
+
+
+def _verify(
+    draft: Draft,
+    exported: Exported,
+    reference: Reference,
+    drawn: Sequence[Case],
+    options: CompileOptions,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Accuracy]:
+    """Each target that runs here, loaded from the very file that is to be published."""
+    if options.verify == "off":
+        return {}
+
+    def find(case: Case, expected: Sequence[Any]) -> Located | None:
+        progress.detail("looking for the first node that is wrong")
+        return locate(exported, exported.model, case, expected)
+
+    accuracy = {}
+    with EngineFile.open(draft.path) as file:
+        for target in file.header.targets:
+            lean = _lean(target, file.header)
+            session = loader(target.name).load(file, lean, threads=options.threads)
+            try:
+                accuracy[target.name] = verify(
+                    session,
+                    reference,
+                    drawn,
+                    signature=exported.signature,
+                    seed=seed,
+                    locate=find,
+                    progress=progress.detail,
+                )
+            finally:
+                session.close()
+    return accuracy
+
+
+def _lean(target: Target, header: Header) -> Target:
+    weights = header.members.get(target.members.get("weights", ""))
+    if weights is None or weights.size_bytes < LARGE_BYTES:
+        return target
+    config = {**target.options.get("config", {}), "session.disable_prepacking": "1"}
+    return replace(target, options={**target.options, "config": config})
+
+
+def _header(
+    source: Source, exported: Exported, built: Sequence[Built], options: CompileOptions, selftest: Part | None
+) -> Header:
+    return Header(
+        name=source.name,
+        signature=exported.signature,
+        targets=tuple(each.target for each in built),
+        verification=options.verify,
+        numerics="fast",
+        versions=_versions(),
+        text=None if source.text is None else _text(source.text),
+        selftest=None if selftest is None else selftest.name,
+    )
+
+
+def _text(text: TextSource) -> Text:
+    return Text(
+        TOKENIZER, text.inputs, text.max_tokens, text.pad_id, text.output, text.prompts, text.default_prompt
+    )
+
+
+TOKENIZER = "tokenizer.json"
+
+
+def _parts(source: Source, built: Sequence[Built], selftest: Part | None) -> list[Part]:
+    """Members in the order of the file: weights first, for graphs name them by their place; one member for a name."""
+    parts = {part.name: part for each in built for part in each.parts}
+    if source.text is not None:
+        parts[TOKENIZER] = Part.of(TOKENIZER, source.text.tokenizer_json)
+    if selftest is not None:
+        parts[selftest.name] = selftest
+    return list(parts.values())
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"ingot": __version__, **{name: version(name).partition("+")[0] for name in ("torch", "onnx-ir")}}
+
+
+def _record(source: Source, exported: Exported, accuracy: Mapping[str, Accuracy], seed: int) -> dict[str, Any]:
+    tensors = list(source.module.parameters())
+    nan = nan_weights(source.module)
+    warnings = [*source.warnings]
+    if nan:
+        warnings.append(f"weights that hold NaN: {', '.join(nan[:5])}{' and more' if len(nan) > 5 else ''}")
+    machine = this_machine()
+    return {
+        "model": {
+            "name": source.name,
+            "parameters": sum(tensor.numel() for tensor in tensors),
+            "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        },
+        "accuracy": next((item.to_json() for item in accuracy.values()), None),
+        "seed": seed,
+        "notes": list(exported.notes),
+        "warnings": warnings,
+        "machine": {"cpu": cpu_model(), "arch": machine.arch, "features": sorted(machine.features)},
+    }

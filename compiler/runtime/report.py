@@ -1,0 +1,127 @@
+"""What an engine file says about itself, as data and as the short table that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ingot.file.header import Header
+
+
+class Report(Mapping[str, Any]):
+    """How the engine was verified, what wrote it, and its record (accuracy, timings, passes); `str()` is the table.
+
+    A mapping of plain JSON: report["accuracy"]["outputs"][0]["sqnr_db"]. A record is not covered by the header's
+    digests, so nothing is decided by it, and a part that is missing or odd is left out of the table.
+    """
+
+    def __init__(self, header: Header, record: Mapping[str, Any], *, size_bytes: int | None = None) -> None:
+        self._data: dict[str, Any] = {
+            **record,
+            "name": header.name,
+            "targets": [target.name for target in header.targets],
+            "verification": header.verification,
+            "numerics": header.numerics,
+            "versions": dict(header.versions),
+        }
+        if size_bytes is not None:
+            self._data["size_bytes"] = size_bytes
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"<Report of {self['name']}: {', '.join(self)}>"
+
+    def __str__(self) -> str:
+        rows = [
+            ("engine", self["name"]),
+            ("targets", ", ".join(self["targets"])),
+            ("size", self._size()),
+            ("accuracy", self._accuracy()),
+            ("graph", self._graph()),
+            ("compiled in", self._time()),
+            ("written by", ", ".join(f"{name} {version}" for name, version in self["versions"].items())),
+            *(("warning", str(text)) for text in _list(self.get("warnings"))),
+        ]
+        return "\n".join(f"{label:<12} {text}" for label, text in rows if text)
+
+    def _size(self) -> str:
+        model = _dict(self.get("model"))
+        parts = []
+        if (size := _number(self.get("size_bytes"))) is not None:
+            parts.append(size_text(size))
+        if (weights := _number(model.get("weights_bytes"))) is not None:
+            parts.append(f"{size_text(weights)} of weights")
+        if (parameters := _number(model.get("parameters"))) is not None:
+            parts.append(f"{parameters:,.0f} parameters")
+        return ", ".join(parts)
+
+    def _accuracy(self) -> str:
+        if self["verification"] == "off":
+            return "not verified: nothing says that it computes what the model does"
+        accuracy = _dict(self.get("accuracy"))
+        outputs = [_dict(item) for item in _list(accuracy.get("outputs"))]
+        lines = [f"{self['verification']}, against {accuracy.get('reference', 'the model')}"]
+        if cases := _list(accuracy.get("cases")):
+            lines[0] += f" on {len(cases)} cases"
+        for output in outputs:
+            lines.append(f"{output.get('name')}: {_decibels(output)}")
+        return f"\n{'':<13}".join(lines)
+
+    def _graph(self) -> str:
+        steps = [_dict(item) for item in _list(self.get("passes"))]
+        counts = [_number(step.get(key)) for step in steps for key in ("nodes_before", "nodes_after")]
+        if not counts or counts[0] is None or counts[-1] is None:
+            return ""
+        fired = sum(1 for step in steps if step.get("rewrites"))
+        return f"{counts[0]:.0f} nodes, {counts[-1]:.0f} after {fired} of {len(steps)} passes found something"
+
+    def _time(self) -> str:
+        steps = [_dict(item) for item in _list(self.get("steps"))]
+        timed = [(str(step.get("name")), _number(step.get("seconds"))) for step in steps]
+        known = [(name, seconds) for name, seconds in timed if seconds is not None]
+        if not known:
+            return ""
+        longest = sorted(known, key=lambda step: -step[1])[:4]
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in known if (name, seconds) in longest)
+        return f"{sum(seconds for _, seconds in known):.1f} s ({parts})"
+
+
+def size_text(size_bytes: float) -> str:
+    """ "91.3 MB": decimal units, as file managers and disks count."""
+    for unit in ("bytes", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.2f} GB"
+
+
+def _decibels(output: Mapping[str, Any]) -> str:
+    whole, row, needed = (_number(output.get(key)) for key in ("sqnr_db", "row_sqnr_db", "needed_db"))
+    if whole is None:
+        return "equal"
+    text = f"{whole:.1f} dB"
+    if row is not None:
+        text += f", worst row {row:.1f} dB"
+    if needed is not None:
+        text += f" (needs {needed:.0f})"
+    return text + (", within the noise of the model itself" if output.get("within_noise") else "")
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

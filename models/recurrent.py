@@ -21,7 +21,7 @@ class Tagger(nn.Module):
         return self.head(y), state
 
 
-def build(seed: int) -> Example:
+def build(seed: int = 0) -> Example:
     # torch.export unrolls an LSTM over time to find its shapes, so the length stays fixed.
     axes = {0: torch.export.Dim("batch")}
     return Example(seeded(seed, Tagger), (draw(seed, 2, 7, 12),), dynamic_shapes={"x": axes})

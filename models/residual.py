@@ -47,7 +47,7 @@ class ResidualNet(nn.Module):
         return self.head(self.pool(self.blocks(self.stem(images))).flatten(1))  # type: ignore[no-any-return]
 
 
-def build(seed: int) -> Example:
+def build(seed: int = 0) -> Example:
     axes = {
         0: torch.export.Dim("batch"),
         2: torch.export.Dim("height", min=16, max=128),

@@ -48,7 +48,7 @@ class Mirror(nn.Module):
         return smooth[:, 0] + y, smooth.mean(dim=2)
 
 
-def nested(seed: int) -> Example:
+def nested(seed: int = 0) -> Example:
     axes = {0: torch.export.Dim("batch")}
     batch = {"pair": (draw(seed, 2, 6), draw(seed + 1, 2, 6)), "single": (draw(seed + 2, 2, 4),)}
     return Example(
@@ -58,7 +58,7 @@ def nested(seed: int) -> Example:
     )
 
 
-def mirror(seed: int) -> Example:
+def mirror(seed: int = 0) -> Example:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=100)
     return Example(
         seeded(seed, Mirror),

@@ -132,21 +132,21 @@ class EncoderDecoder(nn.Module):
         return {"logits": self.head(self.norm(x)), "memory": memory}
 
 
-def vision_transformer(seed: int) -> Example:
+def vision_transformer(seed: int = 0) -> Example:
     images = draw(seed, 2, 3, 32, 32)
     return Example(
         seeded(seed, VisionTransformer), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
     )
 
 
-def gpt(seed: int) -> Example:
+def gpt(seed: int = 0) -> Example:
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=64)}
     return Example(
         seeded(seed, Gpt), kwargs={"input_ids": draw_ids(seed, 97, 2, 12)}, dynamic_shapes={"input_ids": axes}
     )
 
 
-def encoder_decoder(seed: int) -> Example:
+def encoder_decoder(seed: int = 0) -> Example:
     batch = torch.export.Dim("batch")
     source = {0: batch, 1: torch.export.Dim("source", max=48)}
     mask = torch.ones(2, 9, dtype=torch.int64)

@@ -11,11 +11,14 @@ import onnx_ir as ir
 
 from ingot.backends.contract import BuildOptions, Built, No, Yes
 from ingot.backends.cpu.load import LOADER, LOCATION
-from ingot.errors import BuildError
+from ingot.backends.cpu.expand_attention_mask import ExpandAttentionMask
+from ingot.errors import BuildError, UnsupportedOperatorError
 from ingot.file.header import Target
 from ingot.file.write import FIRST_MEMBER_OFFSET, Part
 from ingot.ir.checks import subgraphs
+from ingot.ir.provenance import where
 from ingot.ir.weights import chunks
+from ingot.passes.contract import run_passes
 
 GRAPH, WEIGHTS = "cpu/graph.onnx", "weights.bin"
 
@@ -56,15 +59,29 @@ class CpuBuilder:
         return No(f"ONNX Runtime's CPU kernel for {node.op_type} does not take {given.name.lower()}")
 
     def build(self, model: ir.Model, options: BuildOptions) -> Built:
-        """Raises BuildError, naming every operator that ONNX Runtime has no kernel for and where it is called."""
-        graph, packed = _pack(model)
-        needs = LOADER.needs
-        target = Target("cpu", {"graph": GRAPH, "weights": WEIGHTS}, needs, {"optimization": OPTIMIZATION})
+        """Raises UnsupportedOperatorError, naming every node that ONNX Runtime has no kernel for and its line."""
+        lowered = lower(model)
+        missing = unsupported(lowered, self)
+        if missing:
+            listed = "".join(f"\n  {answer.reason}: {where(node)}" for node, answer in missing)
+            raise UnsupportedOperatorError(
+                f"target cpu does not run {len(missing)} of the graph's nodes:{listed}",
+                fix="another dtype or another operator in the model's code, on the lines named",
+            )
+        graph, packed = _pack(lowered)
+        target = Target("cpu", {"graph": GRAPH, "weights": WEIGHTS}, LOADER.needs, {"optimization": OPTIMIZATION})
         parts = [
             Part(WEIGHTS, packed.size_bytes, packed.chunks),
             Part.of(GRAPH, graph),
         ]
         return Built(target, parts, {"nodes": model.graph.num_nodes()})
+
+
+def lower(model: ir.Model) -> ir.Model:
+    """A copy of the graph, weights shared, in the form that ONNX Runtime runs."""
+    lowered = model.clone()
+    run_passes(lowered, [ExpandAttentionMask()])
+    return lowered
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +101,14 @@ class _Packed:
 
 
 def _pack(model: ir.Model) -> tuple[bytes, _Packed]:
-    """The graph as bytes, its large tensors replaced by their place in the engine file, and those tensors."""
+    """The graph as bytes, its large tensors replaced by their place in the engine file, and those tensors. Consumes
+    `model`."""
     places: dict[int, tuple[int, ir.TensorProtocol]] = {}
     position = 0
     originals: list[tuple[ir.Value, ir.TensorProtocol]] = []
-    clone = model.clone()
-    clone.ir_version = min(IR_VERSION, clone.ir_version)
-    _strip(clone)
-    for graph in clone.graphs():
+    model.ir_version = min(IR_VERSION, model.ir_version)
+    _strip(model)
+    for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is None or tensor.nbytes <= INLINE_BYTES or tensor.dtype == ir.DataType.STRING:
@@ -110,7 +127,7 @@ def _pack(model: ir.Model) -> tuple[bytes, _Packed]:
             shape=ir.Shape(tensor.shape.numpy()),
             name=value.name or "",
         )
-    return _serialized(clone), _Packed(list(places.values()), position)
+    return _serialized(model), _Packed(list(places.values()), position)
 
 
 def _serialized(model: ir.Model) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot.errors import EngineError, FormatError, RequirementError
@@ -82,7 +81,7 @@ class CpuLoader:
         except ImportError as error:
             raise RequirementError(f"onnxruntime does not import: {error}", fix=ONE_RUNTIME) from error
         graph = file.read(_member(target, "graph"))
-        folder, name = os.path.split(os.path.realpath(file.path))
+        folder, name = os.path.split(file.real_path)
         options = _session_options(onnxruntime, target, threads)
         try:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -104,14 +103,18 @@ class CpuLoader:
         except errors as error:
             raise EngineError(
                 f"ONNX Runtime {onnxruntime.__version__} refuses the engine's graph: {_said(error)}",
-                where=str(file.path),
+                where=file.path,
                 fix="ingot check FILE; if that is content, compile the engine again beside this ONNX Runtime",
             ) from error
+        if not file.in_place():
+            raise EngineError(
+                "the engine file was replaced while it was being loaded", where=file.path, fix="load it again"
+            )
         inputs = [tensor.name for tensor in file.header.signature.inputs]
         outputs = [tensor.name for tensor in file.header.signature.outputs]
         _check_names("inputs", inputs, [value.name for value in session.get_inputs()], file.path)
         _check_names("outputs", outputs, [value.name for value in session.get_outputs()], file.path)
-        return CpuSession(session, inputs, outputs, errors, threads=threads, path=str(file.path))
+        return CpuSession(session, inputs, outputs, errors, threads=threads, path=file.path)
 
 
 class CpuSession:
@@ -222,10 +225,10 @@ def _member(target: Target, role: str) -> str:
     return target.members[role]
 
 
-def _check_names(side: str, declared: list[str], found: list[str], path: str | Path) -> None:
+def _check_names(side: str, declared: list[str], found: list[str], path: str) -> None:
     if declared != found:
         raise FormatError(
-            f"the graph's {side} are {', '.join(found)}, the header declares {', '.join(declared)}", where=str(path)
+            f"the graph's {side} are {', '.join(found)}, the header declares {', '.join(declared)}", where=path
         )
 
 

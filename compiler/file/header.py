@@ -5,7 +5,8 @@ docs/file-format.md is the specification; this module is its JSON part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +19,26 @@ FORMAT = 1
 OLDEST_READER = 1
 """The oldest format number whose readers understand what this version writes."""
 
+VERIFICATIONS = ("full", "quick", "passes", "off")
+
+NUMERICS = ("fast", "strict")
+
+# Terminals obey control characters, and a lone surrogate cannot be printed at all.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """Where a member's bytes lie in the file, and what they must be.
 
     `digests` names another member that holds one sha256 (32 raw bytes) for each 4 MiB chunk of a large member;
-    then `sha256` is over that list, so that one digest still covers everything.
+    then `sha256` is over that list, so that one digest still covers everything. `crc32` is what the zip says of it.
     """
 
     offset: int
     size_bytes: int
+    crc32: int
     sha256: str
     digests: str | None = None
 
@@ -65,7 +75,7 @@ class Text:
 class Header:
     """Everything a reader must know before it touches a member.
 
-    `verification` is "full", "quick" or "off"; `numerics` "fast" or "strict"; `versions` what wrote the file;
+    `verification` is one of VERIFICATIONS, `numerics` one of NUMERICS; `versions` says what wrote the file;
     `selftest` names the member with the self-test vectors (an .npz without pickles: "case/in/NAME", "case/out/NAME").
     """
 
@@ -119,6 +129,7 @@ class Header:
                 name: {
                     "offset": member.offset,
                     "size_bytes": member.size_bytes,
+                    "crc32": member.crc32,
                     "sha256": member.sha256,
                     "digests": member.digests,
                 }
@@ -128,24 +139,118 @@ class Header:
 
     @staticmethod
     def from_json(data: Any) -> Header:
-        """Raises FormatError where `data` is not a header; the format's number is the reader's to judge first."""
+        """Keys that it does not know are passed over: a newer format that old readers understand may add some.
+
+        Raises FormatError where `data` is not a header; the format's number is the reader's to judge first.
+        """
         try:
-            text = data["text"]
-            return Header(
-                name=str(data["name"]),
+            header = Header(
+                name=_label(data["name"]),
                 signature=Signature.from_json(data["signature"]),
-                targets=tuple(
-                    Target(str(item["name"]), dict(item["members"]), dict(item["needs"]), dict(item["options"]))
-                    for item in data["targets"]
-                ),
-                verification=str(data["verification"]),
-                numerics=str(data["numerics"]),
-                versions=dict(data["versions"]),
-                text=None if text is None else Text(**text),
-                selftest=data["selftest"],
-                members={str(name): Member(**item) for name, item in data["members"].items()},
-                format=int(data["format"]),
-                oldest_reader=int(data["oldest_reader"]),
+                targets=tuple(_target_from_json(item) for item in data["targets"]),
+                verification=_label(data["verification"]),
+                numerics=_label(data["numerics"]),
+                versions=_labels(data["versions"]),
+                text=None if data["text"] is None else _text_from_json(data["text"]),
+                selftest=None if data["selftest"] is None else _label(data["selftest"]),
+                members={_label(name): _member_from_json(item) for name, item in data["members"].items()},
+                format=_whole(data["format"]),
+                oldest_reader=_whole(data["oldest_reader"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"the header is not readable: {error!r}") from error
+            _check(header)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise FormatError(f"the header is not readable: {error!r:.400}") from error
+        return header
+
+
+def _check(header: Header) -> None:
+    """Raises ValueError where a value is unknown or a name leads nowhere."""
+    if header.verification not in VERIFICATIONS:
+        raise ValueError(f"verification '{header.verification:.40}' is none of {', '.join(VERIFICATIONS)}")
+    if header.numerics not in NUMERICS:
+        raise ValueError(f"numerics '{header.numerics:.40}' is none of {', '.join(NUMERICS)}")
+    signature = header.signature
+    for name in [each.name for side in (signature.inputs, signature.outputs) for each in side]:
+        _label(name)
+    for dim in signature.dims:
+        _label(dim.name)
+    for whose, name in _references(header):
+        if name not in header.members:
+            raise ValueError(f"{whose} is the member '{name:.80}', which the file does not have")
+
+
+def _references(header: Header) -> Iterator[tuple[str, str]]:
+    """(whose, name) of every member that the header speaks of."""
+    for target in header.targets:
+        for role, name in target.members.items():
+            yield f"target {target.name}'s {role}", name
+    if header.text is not None:
+        yield "the tokenizer", header.text.tokenizer
+    if header.selftest is not None:
+        yield "the self-test", header.selftest
+    for owner, member in header.members.items():
+        if member.digests is not None:
+            yield f"the digest list of '{owner}'", member.digests
+
+
+def _target_from_json(item: Any) -> Target:
+    return Target(_label(item["name"]), _labels(item["members"]), _labels(item["needs"]), _mapping(item["options"]))
+
+
+def _text_from_json(item: Any) -> Text:
+    prompts = {_label(name): _string(prompt) for name, prompt in item["prompts"].items()}
+    default = item["default_prompt"]
+    if default is not None and default not in prompts:
+        raise ValueError(f"the default prompt {default!r:.80} is none of the prompts")
+    return Text(
+        tokenizer=_label(item["tokenizer"]),
+        inputs=_labels(item["inputs"]),
+        max_tokens=_whole(item["max_tokens"]),
+        pad_id=_whole(item["pad_id"]),
+        output=_label(item["output"]),
+        prompts=prompts,
+        default_prompt=default,
+    )
+
+
+def _member_from_json(item: Any) -> Member:
+    sha256, digests = _string(item["sha256"]), item["digests"]
+    if _SHA256.fullmatch(sha256) is None:
+        raise ValueError(f"{sha256!r:.80} is no sha256 in hexadecimal")
+    return Member(
+        offset=_whole(item["offset"]),
+        size_bytes=_whole(item["size_bytes"]),
+        crc32=_whole(item["crc32"]),
+        sha256=sha256,
+        digests=None if digests is None else _label(digests),
+    )
+
+
+def _whole(value: Any) -> int:
+    """What an offset or a count may be: as far as 63 bits go."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r:.80} is no whole number of at least 0")
+    return value
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _label(value: Any) -> str:
+    """A text that is shown to people on one line."""
+    if _UNPRINTABLE.search(_string(value)):
+        raise ValueError(f"{value!r:.80} holds characters that do not print")
+    return str(value)
+
+
+def _labels(value: Any) -> dict[str, str]:
+    return {_label(name): _label(item) for name, item in value.items()}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.80} is no object")
+    return value

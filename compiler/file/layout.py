@@ -1,48 +1,68 @@
-"""Where everything lies in an engine file, byte for byte: a zip64 of stored members without any freedom.
+"""Where each byte of an engine file's zip structure lies and what it is, as a function of the members' names and sizes.
 
-Writer and reader both compute it from the members' names and sizes, so that a reader compares instead of interpreting.
-docs/file-format.md says the same in words.
+docs/file-format.md is the specification. The writer writes what this module gives, the reader compares with it byte for
+byte; so the structure has no freedom, and neither has to parse a zip.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-HEADER, RECORD = "header.json", "record.json"
+from ingot.errors import FormatError
 
-HEADER_OFFSET = 64
-HEADER_BYTES = 257_984
-"""header.json is filled up with spaces to this size, so that a header of any length leaves all else in its place."""
+PAGE_BYTES = 4096
 
-FIRST_MEMBER_OFFSET = 262_144
-"""Where the data of the first part begins. Graphs name their weights by place, so weights are the first part."""
-
-PAGE, LINE = 4096, 64
-LARGE_BYTES = 65_536
-"""Members from here on begin at a page, to be mapped; smaller ones at a cache line."""
+CACHE_LINE_BYTES = 64
 
 CHUNK_BYTES = 4 << 20
-"""Of a member larger than this each chunk has a digest of its own; the list of them is a member too."""
+"""A member of more than this has a digest for each chunk, and begins at a page."""
 
-DIGESTS_SUFFIX = ".sha256"
+HEADER, RECORD = "header.json", "record.json"
+"""The first member and the last."""
 
-_ZIP64_FROM = 0xFFFF_FFFF
-_PADDING_ID, _ZIP64_ID = 0x4950, 0x0001
-_DOS_DATE = 0x0021  # 1 January 1980: a zip must name a day
+HEADER_OFFSET = 128
+"""Where the bytes of header.json begin, in this format and every later one."""
 
-_LOCAL = struct.Struct("<IHHHHHIIIHH")
-_CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
-_END = struct.Struct("<IHHHHIIH")
-_END64 = struct.Struct("<IQHHIIQQQQ")
-_LOCATOR64 = struct.Struct("<IIQI")
-_UTF8 = 0x0800
+FIRST_MEMBER_OFFSET = 262144
+"""Where the bytes of the first part begin: graphs name their weights by absolute offset."""
+
+# The page before the first part is left to its local header, whatever its name.
+HEADER_BYTES = FIRST_MEMBER_OFFSET - PAGE_BYTES - HEADER_OFFSET
+"""The size of header.json, spaces behind the JSON included."""
+
+RECORD_LIMIT_BYTES = 16 << 20
+
+DIGEST_BYTES = 32
+
+NAME_LIMIT_BYTES = 255
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+_END = struct.Struct("<4s4H2IH")
+_SIZES = struct.Struct("<2H2Q")
+_SIZES_AND_START = struct.Struct("<2H3Q")
+_PADDING = struct.Struct("<2H")
+
+_VERSION = 45  # zip64
+_MADE_BY = 3 << 8 | _VERSION  # Unix, so that the mode below is one
+_STORED = 0
+_TIME, _DATE = 0, 1 << 5 | 1  # 1 January 1980, the first day that a zip knows
+_MODE = 0o100644 << 16
+_ELSEWHERE16, _ELSEWHERE32 = 0xFFFF, 0xFFFFFFFF  # "see the zip64 field"
+_ZIP64_ID = 0x0001
+_PADDING_ID = 0x4749
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One member: `start` is the offset of its local header, `offset` that of its data."""
+    """A member's place: its local header at `start`, its data from `offset` to `end`."""
 
     name: str
     start: int
@@ -53,84 +73,104 @@ class Place:
     def end(self) -> int:
         return self.offset + self.size_bytes
 
-    @property
-    def large(self) -> bool:
-        return self.size_bytes >= _ZIP64_FROM
+    def local_header(self, crc32: int) -> bytes:
+        """The bytes from `start` to `offset`, padding included."""
+        name = self.name.encode("ascii")
+        padding = self.offset - self.start - _local_bytes(self.name)
+        return b"".join(
+            (
+                _LOCAL.pack(
+                    *(b"PK\x03\x04", _VERSION, 0, _STORED, _TIME, _DATE, crc32, _ELSEWHERE32, _ELSEWHERE32),
+                    *(len(name), _SIZES.size + _PADDING.size + padding),
+                ),
+                name,
+                _SIZES.pack(_ZIP64_ID, _SIZES.size - 4, self.size_bytes, self.size_bytes),
+                _PADDING.pack(_PADDING_ID, padding),
+                bytes(padding),
+            )
+        )
+
+    def central_header(self, crc32: int) -> bytes:
+        name = self.name.encode("ascii")
+        return b"".join(
+            (
+                _CENTRAL.pack(
+                    *(b"PK\x01\x02", _MADE_BY, _VERSION, 0, _STORED, _TIME, _DATE, crc32, _ELSEWHERE32, _ELSEWHERE32),
+                    *(len(name), _SIZES_AND_START.size, 0, 0, 0, _MODE, _ELSEWHERE32),
+                ),
+                name,
+                _SIZES_AND_START.pack(
+                    _ZIP64_ID, _SIZES_AND_START.size - 4, self.size_bytes, self.size_bytes, self.start
+                ),
+            )
+        )
 
 
-def places(members: Sequence[tuple[str, int]]) -> list[Place]:
-    """The members of a file in their order, header.json first, from (name, size) of the parts after it."""
-    laid = [Place(HEADER, 0, HEADER_OFFSET, HEADER_BYTES)]
+def lay_out(members: Iterable[tuple[str, int]]) -> list[Place]:
+    """The places of header.json and then of each (name, size): the first and the large ones at a page, others at a
+    cache line."""
+    places = [Place(HEADER, 0, HEADER_OFFSET, HEADER_BYTES)]
     for name, size_bytes in members:
-        laid.append(place_after(laid[-1], name, size_bytes))
-    return laid
+        first = len(places) == 1
+        places.append(_after(places[-1], name, size_bytes, at_page=first or size_bytes > CHUNK_BYTES))
+    return places
 
 
-def place_after(last: Place, name: str, size_bytes: int) -> Place:
-    start = last.end
-    if last.name == HEADER and name != RECORD:
-        return Place(name, start, FIRST_MEMBER_OFFSET, size_bytes)
-    large = size_bytes >= _ZIP64_FROM
-    least = start + _LOCAL.size + len(name.encode()) + 4 + (20 if large else 0)
-    unit = PAGE if size_bytes >= LARGE_BYTES else LINE
-    return Place(name, start, -(-least // unit) * unit, size_bytes)
+def record_place(last: Place, size_bytes: int) -> Place:
+    """record.json comes after every other member."""
+    return _after(last, RECORD, size_bytes, at_page=False)
 
 
-def local_header(place: Place, crc: int) -> bytes:
-    """Everything from `place.start` to the data; the padding is zero bytes in an extra field."""
-    name = place.name.encode()
-    extra = b""
-    size = place.size_bytes
-    if place.large:
-        extra = struct.pack("<HHQQ", _ZIP64_ID, 16, size, size)
-        size = _ZIP64_FROM
-    missing = place.offset - place.start - _LOCAL.size - len(name) - len(extra) - 4
-    extra += struct.pack("<HH", _PADDING_ID, missing) + bytes(missing)
-    version = 45 if place.large else 20
-    fields = (0x04034B50, version, _UTF8, 0, 0, _DOS_DATE, crc, size, size, len(name), len(extra))
-    return _LOCAL.pack(*fields) + name + extra
+def closing(places: Sequence[Place], crcs: Sequence[int]) -> bytes:
+    """What follows the last member: the central directory and the three records that end a zip64."""
+    directory = b"".join(place.central_header(crc) for place, crc in zip(places, crcs, strict=True))
+    start = places[-1].end
+    count = len(places)
+    return b"".join(
+        (
+            directory,
+            _END64.pack(b"PK\x06\x06", _END64.size - 12, _MADE_BY, _VERSION, 0, 0, count, count, len(directory), start),
+            _LOCATOR.pack(b"PK\x06\x07", 0, start + len(directory), 1),
+            _END.pack(b"PK\x05\x06", 0, 0, _ELSEWHERE16, _ELSEWHERE16, _ELSEWHERE32, _ELSEWHERE32, 0),
+        )
+    )
 
 
-def central_directory(members: Sequence[tuple[Place, int]]) -> bytes:
-    """What follows the last member: one entry for each (place, crc), and the end records."""
-    entries = b"".join(_central_entry(place, crc) for place, crc in members)
-    start, count = members[-1][0].end, len(members)
-    tail = b""
-    if start + len(entries) >= _ZIP64_FROM:
-        at = start + len(entries)
-        tail = _END64.pack(0x06064B50, 44, 45, 45, 0, 0, count, count, len(entries), start)
-        tail += _LOCATOR64.pack(0x07064B50, 0, at, 1)
-    shown = min(start, _ZIP64_FROM)
-    return entries + tail + _END.pack(0x06054B50, 0, 0, count, count, len(entries), shown, 0)
+def closing_bytes(names: Iterable[str]) -> int:
+    """The size of `closing`."""
+    directory = sum(_CENTRAL.size + len(name) + _SIZES_AND_START.size for name in names)
+    return directory + _END64.size + _LOCATOR.size + _END.size
 
 
-def _central_entry(place: Place, crc: int) -> bytes:
-    name = place.name.encode()
-    wide = b""
-    size, start = place.size_bytes, place.start
-    if place.large:
-        wide += struct.pack("<QQ", size, size)
-        size = _ZIP64_FROM
-    if start >= _ZIP64_FROM:
-        wide += struct.pack("<Q", start)
-        start = _ZIP64_FROM
-    extra = struct.pack("<HH", _ZIP64_ID, len(wide)) + wide if wide else b""
-    version = 45 if wide else 20
-    fields = (0x02014B50, version, version, _UTF8, 0, 0, _DOS_DATE, crc, size, size, len(name), len(extra), 0, 0, 0, 0)
-    return _CENTRAL.pack(*fields, start) + name + extra
+def digests_name(name: str) -> str:
+    """The member that holds the digests of a large member's chunks."""
+    return f"{name}.sha256"
 
 
-def crc_offset(members: Sequence[Place], index: int) -> int:
-    """Where the checksum of member `index` stands, counted from the start of the central directory."""
-    return sum(len(_central_entry(place, 0)) for place in members[:index]) + 16
+def digests_bytes(size_bytes: int) -> int:
+    return -(-size_bytes // CHUNK_BYTES) * DIGEST_BYTES
 
 
-def crc_in_local(header: bytes) -> int:
-    return int.from_bytes(header[14:18], "little")
+def check_names(names: Sequence[str]) -> None:
+    """Raises FormatError for a name that an unpacker could be led astray by, that is reserved, or that comes twice."""
+    seen = {HEADER, RECORD}
+    for name in names:
+        if _NAME.fullmatch(name) is None or len(name) > NAME_LIMIT_BYTES:
+            raise FormatError(
+                f"a member's name is {name[:80]!r}: only letters, digits and ._- are, in parts that begin with neither "
+                f"dot nor dash, '/' between them, {NAME_LIMIT_BYTES} in all"
+            )
+        if name in seen:
+            raise FormatError(f"there are two members '{name}'")
+        seen.add(name)
 
 
-def name_is_safe(name: str) -> bool:
-    """A relative path without "..", separators of another system, or control characters, 200 bytes at most."""
-    parts = name.split("/")
-    plain = all(part not in ("", ".", "..") for part in parts) and name.isprintable()
-    return plain and not set(name) & set('\\:*?"<>|') and len(name.encode()) <= 200
+def _after(last: Place, name: str, size_bytes: int, *, at_page: bool) -> Place:
+    alignment = PAGE_BYTES if at_page else CACHE_LINE_BYTES
+    offset = last.end + _local_bytes(name)
+    return Place(name, last.end, offset + -offset % alignment, size_bytes)
+
+
+def _local_bytes(name: str) -> int:
+    """The size of a local header before its padding."""
+    return _LOCAL.size + len(name) + _SIZES.size + _PADDING.size

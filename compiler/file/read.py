@@ -1,117 +1,122 @@
-"""Reads engine files: nothing in one is believed before its place and its digest are checked."""
+"""Reads an engine file that may come from a stranger: nothing is believed before its digest holds."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
-import json
 import os
 import stat
+import weakref
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from ingot.errors import FormatError, UsageError
+from ingot.file import strict_json
 from ingot.file.header import FORMAT, Header, Member
+from ingot.file.kinds import kind_of
 from ingot.file.layout import (
     CHUNK_BYTES,
+    DIGEST_BYTES,
     FIRST_MEMBER_OFFSET,
     HEADER,
+    HEADER_BYTES,
+    HEADER_OFFSET,
     RECORD,
+    RECORD_LIMIT_BYTES,
     Place,
-    central_directory,
-    crc_in_local,
-    crc_offset,
-    local_header,
-    name_is_safe,
-    place_after,
-    places,
+    check_names,
+    closing,
+    closing_bytes,
+    digests_bytes,
+    digests_name,
+    lay_out,
+    record_place,
 )
+from ingot.version import __version__
 
-_AGAIN = "compile it again, or copy it again from where it is whole"
+AGAIN = "copy or download the file again, or compile the model again"
+
+_STRICT_THREADS = 4
+
+_RECORD_BEGINS = b'{"sha256":"'
+
+_SHA256_DIGITS = 2 * DIGEST_BYTES
 
 
 class EngineFile:
-    """An open engine file whose structure and digests hold. `path` is as given, `real_path` without links."""
+    """An engine file that was found whole. Safe to read from many threads; a context manager.
 
-    def __init__(self, path: str, handle: int) -> None:
-        """Takes over the handle. Checks header and structure; `check_members` checks what they promise."""
+    It stays the file that it was opened as, whatever later takes its name.
+    """
+
+    def __init__(self, path: str, descriptor: int, header: Header, record: dict[str, Any]) -> None:
+        """For `open`, which owns the checks."""
         self.path = path
         self.real_path = os.path.realpath(path)
-        self._handle = handle
-        self._finish_open()
+        self.header = header
+        self._record = record
+        self._descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, strict: bool = False) -> EngineFile:
-        """Checks every digest but the weights'; `strict` checks those too.
+        """Checks the structure byte for byte and every digest; those of the chunks of large members only if `strict`.
 
-        Raises UsageError where there is no such file, FormatError where it is no engine, damaged, or newer.
+        Raises UsageError where there is no such file, FormatError where it is not an engine file, damaged or newer.
         """
-        name = os.fspath(path)
-        file = cls(name, _open(name))
+        name = os.fsdecode(path)
+        descriptor, size_bytes = _open(name)
         try:
-            file.check_members(weights=strict)
+            source = _Source(name, descriptor, size_bytes)
+            header, record = _read_structure(source)
+            lists = {member.digests for member in header.members.values()}
+            for member_name, member in header.members.items():
+                if member.digests is None:
+                    source.check(member_name, member, is_list=member_name in lists)
+            if strict:
+                _check_chunks(source, header)
         except BaseException:
-            file.close()
+            os.close(descriptor)
             raise
-        return file
+        return cls(name, descriptor, header, record)
 
-    def _finish_open(self) -> None:
-        try:
-            self.header, text = _read_header(self._handle, self.path)
-            self._header_sha256 = hashlib.sha256(text).hexdigest()
-            self._record = _check_structure(self._handle, self.path, self.header)
-        except BaseException:
-            self.close()
-            raise
+    def read(self, member: str) -> bytes:
+        """The bytes of a member, its digest checked again: the file may have been written to since it was opened.
 
-    def read(self, name: str) -> bytes:
-        """A member's bytes, its digest checked. Raises FormatError where there is none, or the digest differs."""
-        member = self.header.members.get(name)
-        if member is None:
-            raise FormatError(f"the engine has no member '{name}'", where=self.path, fix=_AGAIN)
-        if member.digests is not None:
-            self._check_chunks(name, member)
-            return _read_at(self._handle, member.offset, member.size_bytes, self.path)
-        data = _read_at(self._handle, member.offset, member.size_bytes, self.path)
-        if hashlib.sha256(data).hexdigest() != member.sha256:
-            raise _damaged(name, member.offset, self.path)
-        return data
+        Raises UsageError where the file has no such member, FormatError where its digest does not hold.
+        """
+        source = self._source()
+        found = self.header.members.get(member)
+        if found is None:
+            has = ", ".join(self.header.members)
+            raise UsageError(f"the engine file has no member '{member}'; it has {has}", where=self.path)
+        if found.digests is None:
+            is_list = any(other.digests == member for other in self.header.members.values())
+            return source.check(member, found, is_list=is_list)
+        digests = source.digests(member, found, self.header)
+        return b"".join(source.chunk(member, found, index, digest) for index, digest in enumerate(digests))
 
     def record(self) -> dict[str, Any]:
-        """What the compile measured, and how. Raises FormatError where it is damaged or belongs to another file."""
-        data = _read_at(self._handle, self._record.offset, self._record.size_bytes, self.path)
-        found = _json(data, self.path, self._record.offset)
-        body = found.get("record") if isinstance(found, dict) else None
-        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-        digest = hashlib.sha256((self._header_sha256 + text).encode()).hexdigest()
-        if not isinstance(body, dict) or found.get("sha256") != digest:
-            raise _damaged(RECORD, self._record.offset, self.path)
-        return body
+        """What the compile measured (accuracy, timings, seeds); its own digest and the header's held."""
+        return dict(self._record)
 
-    def check_members(self, *, weights: bool) -> None:
-        """Raises FormatError at the first member whose bytes are not what the header says."""
-        for name, member in self.header.members.items():
-            if member.digests is None:
-                self.read(name)
-            elif weights:
-                self._check_chunks(name, member)
-        self.record()
+    def fileno(self) -> int:
+        """The descriptor, for copying; its position in the file is not used."""
+        return self._source().descriptor
 
-    def _check_chunks(self, name: str, member: Member) -> None:
-        assert member.digests is not None
-        listed = self.read(member.digests)
-        for index, start in enumerate(range(0, member.size_bytes, CHUNK_BYTES)):
-            size = min(CHUNK_BYTES, member.size_bytes - start)
-            data = _read_at(self._handle, member.offset + start, size, self.path)
-            if hashlib.sha256(data).digest() != listed[32 * index : 32 * index + 32]:
-                raise _damaged(name, member.offset + start, self.path)
+    def in_place(self) -> bool:
+        """Whether `real_path` still is this file. A runtime that opens the weights by name must ask after it did."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(self.real_path), os.fstat(self._source().descriptor))
+        return False
 
     def close(self) -> None:
-        handle, self._handle = self._handle, -1
-        if handle >= 0:
-            os.close(handle)
+        """Closing again does nothing; reading raises UsageError."""
+        self._close()
 
     def __enter__(self) -> EngineFile:
         return self
@@ -121,122 +126,255 @@ class EngineFile:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<EngineFile {self.path}{'' if self._close.alive else ', closed'}>"
+
+    def _source(self) -> _Source:
+        if not self._close.alive:
+            raise UsageError("the engine file was closed", where=self.path, fix="EngineFile.open(path) opens it again")
+        return _Source(self.path, self._descriptor, 0)
+
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header alone, its checksum and the file's structure checked: a few reads whatever the file's size.
+    """The header, the structure and the record checked, no other member read: milliseconds at any size.
 
-    Raises as `EngineFile.open` does.
+    Raises what `EngineFile.open` raises.
     """
-    with EngineFile(os.fspath(path), _open(os.fspath(path))) as file:
-        return file.header
-
-
-def _open(path: str) -> int:
+    name = os.fsdecode(path)
+    descriptor, size_bytes = _open(name)
     try:
-        # Opening a pipe would wait for its writer.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        return _read_structure(_Source(name, descriptor, size_bytes))[0]
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An open file and its name for errors."""
+
+    path: str
+    descriptor: int
+    size_bytes: int
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Exactly so many bytes. Raises FormatError where the file ends before."""
+        pieces = []
+        position = offset
+        while position < offset + size_bytes:
+            try:
+                piece = os.pread(self.descriptor, offset + size_bytes - position, position)
+            except OSError as error:
+                raise FormatError(
+                    f"the disk cannot read the engine file ({os.strerror(error.errno or 0)})",
+                    where=f"{self.path}, byte {position}",
+                    fix=AGAIN,
+                ) from error
+            if not piece:
+                self.damaged("the engine file was cut while it was being read", position)
+            pieces.append(piece)
+            position += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def check(self, name: str, member: Member, *, is_list: bool) -> bytes:
+        """A member that has one digest over its bytes."""
+        data = self.read(member.offset, member.size_bytes)
+        if hashlib.sha256(data).hexdigest() != member.sha256:
+            what = f"the digests of '{name.removesuffix(digests_name(''))}'" if is_list else f"member '{name}'"
+            self.damaged(f"{what} is not what the header says: its sha256 differs", member.offset)
+        return data
+
+    def digests(self, name: str, member: Member, header: Header) -> list[bytes]:
+        """What the chunks of a large member must be."""
+        assert member.digests is not None
+        listed = self.check(member.digests, header.members[member.digests], is_list=True)
+        return [listed[start : start + DIGEST_BYTES] for start in range(0, len(listed), DIGEST_BYTES)]
+
+    def chunk(self, name: str, member: Member, index: int, digest: bytes) -> bytes:
+        start = index * CHUNK_BYTES
+        data = self.read(member.offset + start, min(CHUNK_BYTES, member.size_bytes - start))
+        if hashlib.sha256(data).digest() != digest:
+            self.damaged(f"member '{name}' is not what its digests say: chunk {index} differs", member.offset + start)
+        return data
+
+    def compare(self, expected: bytes, offset: int, what: str) -> None:
+        found = self.read(offset, len(expected))
+        if found != expected:
+            first = next(index for index, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+            self.damaged(f"the engine file is damaged in {what}", offset + first)
+
+    def damaged(self, what: str, offset: int) -> NoReturn:
+        raise FormatError(what, where=f"{self.path}, byte {offset}", fix=AGAIN)
+
+
+def _open(path: str) -> tuple[int, int]:
+    """(descriptor, size). A pipe is not waited for, a device not woken."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            fix = f"ingot compile {path}" if os.path.exists(os.path.join(path, "config.json")) else "name a .ingot file"
+            raise UsageError(f"'{path}' is a folder, not an engine file", fix=fix)
+        if not stat.S_ISREG(mode):
+            raise UsageError(f"'{path}' is a device, pipe or socket, not an engine file", fix="name a .ingot file")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        near = sorted(Path(path).parent.glob("*.ingot")) if isinstance(error, FileNotFoundError) else []
-        fix = f"there is {near[0]}" if near else "ingot compile MODEL -o model.ingot writes one"
-        raise UsageError(f"cannot open '{path}': {reason}", fix=fix) from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        what = "a folder" if os.path.isdir(path) else "not a file"
-        raise UsageError(f"'{path}' is {what}, and an engine is one file", fix="the path of a .ingot file")
-    return handle
+        raise _cannot_open(path, error) from error
+    return descriptor, os.fstat(descriptor).st_size
 
 
-def _read_header(handle: int, path: str) -> tuple[Header, bytes]:
-    size = os.fstat(handle).st_size
-    start = os.pread(handle, 4, 0)
-    if start != b"PK\x03\x04":
-        what = "is empty" if size == 0 else "is no engine file"
-        raise FormatError(f"'{path}' {what}", fix="ingot compile MODEL -o model.ingot writes one")
-    place = places(())[0]
-    region = os.pread(handle, place.end, 0)
-    if region[30 : 30 + len(HEADER)] != HEADER.encode():
-        raise FormatError(f"'{path}' is a zip archive, but no engine file", fix="the path of a .ingot file")
-    if len(region) < place.end:
-        raise FormatError(f"'{path}' ends in the middle of its header, at byte {size}", fix=_AGAIN)
-    text = region[place.offset :]
-    crc = zlib.crc32(text)
-    if region[: place.offset] != local_header(place, crc):
-        raise _damaged(HEADER, 0, path)
-    text = text.rstrip(b" ")
-    data = _json(text, path, place.offset)
-    _check_format(data, path)
-    return Header.from_json(data), text
+def _cannot_open(path: str, error: OSError | ValueError) -> UsageError:
+    if isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return UsageError(f"there is no file {path!r}", fix="ingot compile MODEL -o model.ingot makes one")
+    reason = os.strerror(error.errno or 0)
+    return UsageError(f"the engine file '{path}' cannot be read ({reason})", fix=f"ls -l '{path}'")
 
 
-def _check_format(data: Any, path: str) -> None:
-    oldest = data.get("oldest_reader") if isinstance(data, dict) else None
-    if not isinstance(oldest, int):
-        raise FormatError(f"'{path}' does not say its format", fix=_AGAIN)
-    if oldest > FORMAT:
+def _read_structure(source: _Source) -> tuple[Header, dict[str, Any]]:
+    """The header and the record, once all that is no member's data is what the header makes it."""
+    region = source.read(0, min(source.size_bytes, FIRST_MEMBER_OFFSET))
+    first = lay_out([])[0]
+    data = region[HEADER_OFFSET : HEADER_OFFSET + HEADER_BYTES]
+    crc = zlib.crc32(data)
+    if len(data) < HEADER_BYTES or region[:HEADER_OFFSET] != first.local_header(crc):
+        _refuse(source, region)
+    header = _parse_header(source, data)
+    places = _places(source, header)
+    place = record_place(places[-1], _record_size(source, places))
+    text = source.read(place.offset, place.size_bytes)
+    crcs = [crc, *(member.crc32 for member in header.members.values()), zlib.crc32(text)]
+    _compare(source, [*places, place], crcs)
+    return header, _parse_record(source, place, text, hashlib.sha256(data).hexdigest())
+
+
+def _refuse(source: _Source, region: bytes) -> NoReturn:
+    """Says what the file is, as it does not begin as an engine file must."""
+    kind = kind_of(region)
+    if kind is not None:
+        raise FormatError(kind.what, where=source.path, fix=kind.fix)
+    if len(region) < HEADER_OFFSET + HEADER_BYTES:
+        source.damaged("the engine file is cut off in its header", len(region))
+    source.damaged("the engine file is damaged in its header: the CRC-32 differs", HEADER_OFFSET)
+
+
+def _parse_header(source: _Source, data: bytes) -> Header:
+    try:
+        value = strict_json.decode(data.rstrip())
+        written, oldest = value.get("format"), value.get("oldest_reader")
+        if type(written) is not int or type(oldest) is not int or not 1 <= oldest <= written:
+            raise ValueError(f"its format is {written!r:.40}, for readers from {oldest!r:.40} on")
+        if oldest > FORMAT:
+            _refuse_newer(source, value, written, oldest)
+        return Header.from_json(value)
+    except ValueError as error:
         raise FormatError(
-            f"'{path}' is of format {data.get('format')}, and this Ingot reads up to {FORMAT}",
-            fix="pip install --upgrade ingot-compiler",
+            f"the header is not readable: {error}", where=f"{source.path}, byte {HEADER_OFFSET}", fix=AGAIN
+        ) from error
+    except FormatError as error:
+        raise FormatError(error.what, where=source.path, fix=error.fix or AGAIN) from error
+
+
+def _refuse_newer(source: _Source, value: dict[str, Any], written: int, oldest: int) -> NoReturn:
+    versions = value.get("versions")
+    ingot = versions.get("ingot") if isinstance(versions, dict) else None
+    writer = f", written by Ingot {ingot!s:.40}," if ingot else ""
+    raise FormatError(
+        f"the engine file{writer} is of format {written}, which readers of format {oldest} on understand; "
+        f"this Ingot {__version__} reads up to {FORMAT}",
+        fix="pip install --upgrade ingot-compiler",
+    )
+
+
+def _places(source: _Source, header: Header) -> list[Place]:
+    """Where members must lie; raises FormatError where the header says otherwise, so nothing overlaps or is hidden."""
+    check_names(list(header.members))
+    places = lay_out((name, member.size_bytes) for name, member in header.members.items())
+    lists = {digests_name(name): name for name, member in header.members.items() if member.digests is not None}
+    above: tuple[str, Member] | None = None
+    for place in places[1:]:
+        member = header.members[place.name]
+        if member.offset != place.offset:
+            what = f"member '{place.name}' is said to begin at byte {member.offset}; the ones before it end at"
+            raise FormatError(f"{what} {place.start} and leave {place.offset}", where=source.path, fix=AGAIN)
+        whose = lists.get(place.name)
+        if whose is None:
+            _check_large(source, place.name, member)
+        elif above is None or above[0] != whose or not _is_list_of(member, above[1]):
+            raise FormatError(f"'{place.name}' is no list of digests for '{whose}'", where=source.path, fix=AGAIN)
+        above = place.name, member
+    return places
+
+
+def _check_large(source: _Source, name: str, member: Member) -> None:
+    """Large members have digests by the chunk, others do not: none is too large to be checked when the file opens."""
+    expected = digests_name(name) if member.size_bytes > CHUNK_BYTES else None
+    if member.digests != expected:
+        raise FormatError(
+            f"member '{name}' of {member.size_bytes} bytes has {member.digests!r:.80} for digests, not {expected!r}",
+            where=source.path,
+            fix=AGAIN,
         )
 
 
-def _check_structure(handle: int, path: str, header: Header) -> Place:
-    """Every byte between the members is what the layout says. Returns where the record lies."""
-    laid = places(())
-    for name, member in header.members.items():
-        place = place_after(laid[-1], name, member.size_bytes)
-        if not name_is_safe(name) or name in (HEADER, RECORD) or member.size_bytes < 0 or place.offset != member.offset:
-            raise FormatError(f"the header puts '{name[:80]}' where it cannot lie", where=f"{path}, byte {member.offset}")
-        laid.append(place)
-    size = os.fstat(handle).st_size
-    last = place_after(laid[-1], RECORD, 0)
-    tail_bytes = len(central_directory([(place, 0) for place in [*laid, last]]))
-    record = place_after(laid[-1], RECORD, size - tail_bytes - last.offset)
-    if record.size_bytes <= 0 or record.offset != last.offset:
-        raise FormatError(f"'{path}' ends at byte {size}, before its last member is whole", fix=_AGAIN)
-    laid.append(record)
-    tail = _read_at(handle, record.end, tail_bytes, path)
-    crcs = [int.from_bytes(tail[at : at + 4], "little") for at in (crc_offset(laid, i) for i in range(len(laid)))]
-    if tail != central_directory(list(zip(laid, crcs, strict=True))):
-        raise _damaged("the zip directory", record.end, path)
-    for place, crc in zip(laid, crcs, strict=True):
-        found = _read_at(handle, place.start, place.offset - place.start, path)
-        if crc_in_local(found) != crc or found != local_header(place, crc):
-            raise _damaged(f"the local header of {place.name}", place.start, path)
+def _is_list_of(member: Member, whole: Member) -> bool:
+    return (
+        member.digests is None
+        and member.size_bytes == digests_bytes(whole.size_bytes)
+        and member.sha256 == whole.sha256
+    )
+
+
+def _record_size(source: _Source, places: list[Place]) -> int:
+    """What is left of the file for the record."""
+    taken = record_place(places[-1], 0).end + closing_bytes([HEADER, *(place.name for place in places[1:]), RECORD])
+    size_bytes = source.size_bytes - taken
+    if size_bytes < len(_RECORD_BEGINS) + _SHA256_DIGITS:
+        source.damaged(f"the engine file is cut off: it should have more than {taken} bytes", source.size_bytes)
+    if source.read(source.size_bytes - 22, 4) != b"PK\x05\x06":
+        source.damaged("the engine file is cut off, or something was put behind it", source.size_bytes - 22)
+    if size_bytes > RECORD_LIMIT_BYTES:
+        source.damaged(f"the engine file goes on for {size_bytes} bytes behind its last member", places[-1].end)
+    return size_bytes
+
+
+def _compare(source: _Source, places: list[Place], crcs: list[int]) -> None:
+    for place, crc in zip(places, crcs, strict=True):
+        source.compare(place.local_header(crc), place.start, f"what is in front of member '{place.name}'")
+    source.compare(closing(places, crcs), places[-1].end, "its central directory")
+
+
+def _parse_record(source: _Source, place: Place, text: bytes, header_sha256: str) -> dict[str, Any]:
+    begin, digits = len(_RECORD_BEGINS), len(_RECORD_BEGINS) + _SHA256_DIGITS
+    sha256 = hashlib.sha256(text[digits:]).hexdigest()
+    if text[:begin] != _RECORD_BEGINS or text[begin:digits] != sha256.encode("ascii"):
+        source.damaged(f"{RECORD} is not what it says itself: its sha256 differs", place.offset)
+    try:
+        value = strict_json.decode(text)
+        record = value["record"]
+        if value.keys() != {"sha256", "header_sha256", "record"} or not isinstance(record, dict):
+            raise ValueError(f"its keys are {', '.join(value)}")
+    except (ValueError, KeyError) as error:
+        raise FormatError(
+            f"{RECORD} is not readable: {error}", where=f"{source.path}, byte {place.offset}", fix=AGAIN
+        ) from error
+    if value["header_sha256"] != header_sha256:
+        source.damaged(f"{RECORD} belongs to another header: the sha256 differs", place.offset)
     return record
 
 
-def _read_at(handle: int, offset: int, size: int, path: str) -> bytes:
-    return b"".join(_pieces(handle, offset, size, path)) if size > CHUNK_BYTES else _read_piece(handle, offset, size, path)
+def _check_chunks(source: _Source, header: Header) -> None:
+    """Every chunk of every large member. Hashing and reading both let go of the interpreter's lock."""
+    # Costs milliseconds that a default load does not need.
+    from concurrent.futures import ThreadPoolExecutor
 
+    def chunks() -> Iterator[tuple[str, Member, int, bytes]]:
+        for name, member in header.members.items():
+            if member.digests is not None:
+                for index, digest in enumerate(source.digests(name, member, header)):
+                    yield name, member, index, digest
 
-def _pieces(handle: int, offset: int, size: int, path: str) -> Iterator[bytes]:
-    for start in range(0, size, CHUNK_BYTES):
-        yield _read_piece(handle, offset + start, min(CHUNK_BYTES, size - start), path)
+    def check(item: tuple[str, Member, int, bytes]) -> None:
+        source.chunk(*item)
 
-
-def _read_piece(handle: int, offset: int, size: int, path: str) -> bytes:
-    try:
-        data = os.pread(handle, size, offset)
-    except OSError as error:
-        raise FormatError(f"'{path}' cannot be read: {error.strerror}", where=f"byte {offset}", fix=_AGAIN) from error
-    if len(data) < size:
-        raise FormatError(f"'{path}' ends at byte {offset + len(data)}, before what its header promises", fix=_AGAIN)
-    return data
-
-
-def _json(text: bytes, path: str, offset: int) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key stands twice")
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not readable as JSON: {error}", where=f"{path}, byte {offset}", fix=_AGAIN) from error
-
-
-def _damaged(what: str, offset: int, path: str) -> FormatError:
-    return FormatError(f"'{path}' is damaged: {what} is not what it was", where=f"byte {offset}", fix=_AGAIN)
+    threads = min(_STRICT_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(check, chunks()):
+            pass

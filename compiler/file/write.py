@@ -1,44 +1,42 @@
-"""Writes engine files: streamed, hashed on the way, and under their name only when they are whole."""
+"""Writes an engine file: members streamed and hashed on the way, under a temporary name until it is published."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
-import json
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from ingot.errors import BuildError, UsageError
+from ingot.errors import CompileError, UsageError
+from ingot.file import atomic, strict_json
 from ingot.file.header import Header, Member
 from ingot.file.layout import (
     CHUNK_BYTES,
-    DIGESTS_SUFFIX,
     FIRST_MEMBER_OFFSET,
-    HEADER,
     HEADER_BYTES,
-    RECORD,
+    RECORD_LIMIT_BYTES,
     Place,
-    central_directory,
-    local_header,
-    name_is_safe,
-    place_after,
-    places,
+    check_names,
+    closing,
+    digests_bytes,
+    digests_name,
+    lay_out,
+    record_place,
 )
 
 __all__ = ["FIRST_MEMBER_OFFSET", "Draft", "Part", "copy_engine"]
 
+_NOT_KNOWN_YET = "0" * 64
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One member to be written. `chunks` gives its bytes, `size_bytes` in all, each time it is called."""
+    """A member to be. `chunks()` gives exactly `size_bytes` bytes in pieces of any size; it may be called again."""
 
     name: str
     size_bytes: int
@@ -50,96 +48,73 @@ class Part:
 
 
 class Draft:
-    """An engine file being made: written under a temporary name, readable there, then published or discarded.
+    """An engine file being made, under a temporary name; a context manager that discards it unless it was published.
 
-        with Draft(folder, name, header, parts) as draft:
-            ...                          # EngineFile.open(draft.path) reads it: what is verified is what is published
-            draft.finish(record)
-            draft.publish(path)
-
-    Leaving the block without publishing removes it. Raises UsageError where the folder cannot be written.
+    Written whole by the constructor, with an empty record, so that what is verified is the very file that people get.
+    Same header and parts: same bytes. Memory: two chunks, whatever the parts' sizes.
     """
 
     def __init__(self, folder: Path, name: str, header: Header, parts: Sequence[Part]) -> None:
-        """Writes every part; `header` gets the members' places and digests."""
-        for part in parts:
-            if not name_is_safe(part.name) or part.name in (HEADER, RECORD):
-                raise BuildError(f"a member cannot be named '{part.name}'")
-        self.path = _temporary(folder, name)
+        """`name` is what people see of it while it is temporary; the first of `parts` lies at FIRST_MEMBER_OFFSET.
+
+        Raises UsageError or IngotError where `folder` cannot be written or is full, CompileError where the header
+        outgrows its place or a part has not the size that it said, FormatError where the header contradicts itself.
+        """
+        parts_of = {part.name: part for part in parts}
+        sizes = list(_members(parts))
+        check_names([name for name, _ in sizes])
+        self._places = lay_out(sizes)
+        places = {place.name: place for place in self._places[1:]}
+        members = {place.name: _unhashed(place, part=place.name in parts_of) for place in places.values()}
+        self.header = replace(header, members=members)
+        Header.from_json(self.header.to_json())
+        _header_bytes(self.header)
+        self.path = atomic.temporary(folder, name)
+        self._descriptor = -1
+        self._published = False
         try:
-            with _disk_errors(folder), open(self.path, "r+b") as stream:
-                self._write(stream, header, parts)
+            self._descriptor = atomic.create(self.path)
+            for part in parts:
+                members.update(self._write_part(part, places))
+            self.header = replace(header, members=members)
+            data = _header_bytes(self.header)
+            self._header_sha256 = hashlib.sha256(data).hexdigest()
+            self._crcs = [zlib.crc32(data), *(member.crc32 for member in members.values())]
+            self._write(self._places[0].local_header(self._crcs[0]) + data, 0)
+            self.finish({})
         except BaseException:
             self.discard()
             raise
 
-    def _write(self, stream: BinaryIO, header: Header, parts: Sequence[Part]) -> None:
-        members: dict[str, Member] = {}
-        self._members: list[tuple[Place, int]] = [(places(())[0], 0)]
-        for part in parts:
-            place = self._next(part.name, part.size_bytes)
-            crc, digest, digests = _write_part(stream, place, part)
-            self._members.append((place, crc))
-            if len(digests) <= 1:
-                members[part.name] = Member(place.offset, place.size_bytes, digest.hex())
-                continue
-            listed = b"".join(digests)
-            list_name = part.name + DIGESTS_SUFFIX
-            list_place = self._next(list_name, len(listed))
-            list_crc, list_digest, _ = _write_part(stream, list_place, Part.of(list_name, listed))
-            self._members.append((list_place, list_crc))
-            members[part.name] = Member(place.offset, place.size_bytes, list_digest.hex(), list_name)
-            members[list_name] = Member(list_place.offset, list_place.size_bytes, list_digest.hex())
-        self.header = replace(header, members=members)
-        text = json.dumps(self.header.to_json(), separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > HEADER_BYTES:
-            raise BuildError(f"the header has {len(text)} bytes, and {HEADER_BYTES} is the most there is room for")
-        self._header_sha256 = hashlib.sha256(text).hexdigest()
-        text += b" " * (HEADER_BYTES - len(text))
-        first = self._members[0][0]
-        self._members[0] = first, zlib.crc32(text)
-        stream.seek(0)
-        stream.write(local_header(first, zlib.crc32(text)) + text)
-        self._finish(stream, {})
-
-    def _next(self, name: str, size_bytes: int) -> Place:
-        return place_after(self._members[-1][0], name, size_bytes)
-
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Replaces the record. It lies outside the header's digests and carries its own, and the header's."""
-        with _disk_errors(self.path.parent), open(self.path, "r+b") as stream:
-            self._finish(stream, record)
-
-    def _finish(self, stream: BinaryIO, record: Mapping[str, Any]) -> None:
-        body = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
-        digest = hashlib.sha256((self._header_sha256 + body).encode()).hexdigest()
-        text = f'{{"sha256":"{digest}","header_sha256":"{self._header_sha256}","record":{body}}}\n'.encode()
-        place = self._next(RECORD, len(text))
-        crc = zlib.crc32(text)
-        stream.seek(place.start)
-        stream.write(local_header(place, crc) + text + central_directory([*self._members, (place, crc)]))
-        stream.truncate()
+        """Puts `record` in place of the one before. Plain JSON: ValueError for NaN and infinities."""
+        data = _record_bytes(record, self._header_sha256)
+        place = record_place(self._places[-1], len(data))
+        crc = zlib.crc32(data)
+        end = closing([*self._places, place], [*self._crcs, crc])
+        self._write(place.local_header(crc) + data + end, place.start)
+        os.ftruncate(self._descriptor, place.end + len(end))
 
     def publish(self, path: Path) -> None:
-        """Gives the file its name, replacing one that was there; nobody ever sees half a file under it.
+        """Gives the file its name, replacing what is there in one step, once every byte is on the disk.
 
-        Raises UsageError where it cannot be written; what was there before is then still there.
+        Raises UsageError or IngotError where that cannot be; then what was at `path` is as it was, and the draft gone.
         """
-        with _disk_errors(path):
-            _flush(self.path)
-            try:
-                os.replace(self.path, path)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                copy_engine(self.path, path)
-                self.discard()
-            _flush_folder(path.parent)
+        try:
+            self.path = atomic.publish(self.path, self._descriptor, path)
+        except BaseException:
+            self.discard()
+            raise
+        self._published = True
+        self._close()
 
     def discard(self) -> None:
-        """Removes the file, unless it was published."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+        """Removes the temporary file. Does nothing after `publish`, or again."""
+        self._close()
+        if not self._published:
+            # Whoever removed it first, or made its folder read-only, leaves nothing to do here.
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def __enter__(self) -> Draft:
         return self
@@ -149,96 +124,120 @@ class Draft:
     ) -> None:
         self.discard()
 
-
-def copy_engine(source: Path, target: Path) -> None:
-    """Copies a file beside `target` and renames the copy over it.
-
-    Raises UsageError where it cannot be written; what was there before is then still there.
-    """
-    with _disk_errors(target):
-        if target.exists() and os.path.samefile(source, target):
+    def _write_part(self, part: Part, places: Mapping[str, Place]) -> Iterator[tuple[str, Member]]:
+        """Writes the part and, if it is large, the list of its chunks' digests; gives the members that came of it."""
+        place = places[part.name]
+        crc, digests = self._write_chunks(part, place.offset)
+        self._write(place.local_header(crc), place.start)
+        if part.size_bytes <= CHUNK_BYTES:
+            yield part.name, Member(place.offset, part.size_bytes, crc, digests[0].hex())
             return
-        copy = _temporary(target.parent, target.name)
-        try:
-            shutil.copyfile(source, copy)
-            _flush(copy)
-            os.replace(copy, target)
-        except BaseException:
-            copy.unlink(missing_ok=True)
-            raise
-        _flush_folder(target.parent)
+        listed = b"".join(digests)
+        own = places[digests_name(part.name)]
+        sha256, list_crc = hashlib.sha256(listed).hexdigest(), zlib.crc32(listed)
+        self._write(own.local_header(list_crc) + listed, own.start)
+        yield part.name, Member(place.offset, part.size_bytes, crc, sha256, own.name)
+        yield own.name, Member(own.offset, own.size_bytes, list_crc, sha256)
+
+    def _write_chunks(self, part: Part, offset: int) -> tuple[int, list[bytes]]:
+        """The CRC-32 of the whole and the sha256 of each chunk, one at least."""
+        digests = []
+        crc = 0
+        for chunk in _regroup(part):
+            digests.append(hashlib.sha256(chunk).digest())
+            crc = zlib.crc32(chunk, crc)
+            self._write(chunk, offset)
+            offset += len(chunk)
+        return crc, digests or [hashlib.sha256().digest()]
+
+    def _write(self, data: bytes | memoryview, offset: int) -> None:
+        atomic.write_at(self._descriptor, data, offset, self.path)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-def _write_part(stream: BinaryIO, place: Place, part: Part) -> tuple[int, bytes, list[bytes]]:
-    """Its CRC-32, its sha256, and the sha256 of each chunk of CHUNK_BYTES."""
-    stream.seek(place.offset)
-    crc, written, whole, digests = 0, 0, hashlib.sha256(), []
-    chunk, room = hashlib.sha256(), CHUNK_BYTES
-    chunked = part.size_bytes > CHUNK_BYTES
-    for piece in part.chunks():
-        view = memoryview(piece).cast("B")
-        stream.write(view)
-        crc, written = zlib.crc32(view, crc), written + len(view)
-        if not chunked:
-            whole.update(view)
-            continue
-        while len(view):
-            chunk.update(view[:room])
-            view, room = view[room:], room - min(room, len(view))
-            if room == 0:
-                digests.append(chunk.digest())
-                chunk, room = hashlib.sha256(), CHUNK_BYTES
-    if written != part.size_bytes:
-        raise BuildError(f"member '{part.name}' has {written} bytes, and {part.size_bytes} were announced")
-    if chunked and room < CHUNK_BYTES:
-        digests.append(chunk.digest())
-    stream.seek(place.start)
-    stream.write(local_header(place, crc))
-    return crc, whole.digest(), digests
+def copy_engine(source: Path | int, target: Path) -> None:
+    """Copies an engine file, or the open file of a descriptor, to `target`, whole or not at all.
 
-
-def _temporary(folder: Path, name: str) -> Path:
-    with _disk_errors(folder):
-        handle, path = tempfile.mkstemp(prefix=f".{name[:100]}-", suffix=".tmp", dir=folder)
-        # mkstemp makes it for the owner alone; an engine is as readable as any file that one writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(handle, 0o666 & ~mask)
-        os.close(handle)
-    return Path(path)
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    Raises UsageError or IngotError where `source` cannot be read or `target` cannot be written.
+    """
+    if isinstance(source, int):
+        atomic.copy(source, target)
+        return
     try:
-        os.fsync(handle)
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        # Some network file systems cannot flush a folder; the rename is done all the same.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
+        raise UsageError(
+            f"the engine file cannot be read ({os.strerror(error.errno or 0)})", where=str(source)
+        ) from error
+    try:
+        atomic.copy(descriptor, target)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
-_FIXES = {
-    errno.ENOSPC: "free space there, or write to another folder",
-    errno.EDQUOT: "free space there, or write to another folder",
-    errno.EFBIG: "a folder whose file system or limits (ulimit -f) allow files of that size",
-    errno.ENOENT: "mkdir -p FOLDER first, or another path",
-    errno.EISDIR: "a path that ends in a file name: model.ingot",
-}
+def _members(parts: Iterable[Part]) -> Iterator[tuple[str, int]]:
+    """(name, size) of every part, each large one followed by the list of its digests."""
+    for part in parts:
+        yield part.name, part.size_bytes
+        if part.size_bytes > CHUNK_BYTES:
+            yield digests_name(part.name), digests_bytes(part.size_bytes)
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        fix = _FIXES.get(error.errno or 0, "another path: -o PATH, engine.save(PATH)")
-        raise UsageError(f"cannot write '{path}': {reason}", fix=fix) from error
+def _unhashed(place: Place, *, part: bool) -> Member:
+    """A member as long in JSON as it will be: whether the header fits is known before anything is written."""
+    digests = digests_name(place.name) if part and place.size_bytes > CHUNK_BYTES else None
+    return Member(place.offset, place.size_bytes, 2**32 - 1, _NOT_KNOWN_YET, digests)
+
+
+def _header_bytes(header: Header) -> bytes:
+    data = strict_json.encode(header.to_json())
+    if len(data) > HEADER_BYTES:
+        raise CompileError(
+            f"the header of engine '{header.name}' takes {len(data):,} bytes; the format has room for {HEADER_BYTES:,}",
+            fix="fewer inputs and outputs, or shorter prompts",
+        )
+    return data.ljust(HEADER_BYTES)
+
+
+def _record_bytes(record: Mapping[str, Any], header_sha256: str) -> bytes:
+    """The record's own digest comes first and is over every byte behind it."""
+    body = strict_json.encode({"header_sha256": header_sha256, "record": record})
+    behind = b'",' + body[1:]
+    data = b'{"sha256":"' + hashlib.sha256(behind).hexdigest().encode("ascii") + behind
+    if len(data) > RECORD_LIMIT_BYTES:
+        raise CompileError(f"the record takes {len(data):,} bytes; readers take up to {RECORD_LIMIT_BYTES:,}")
+    return data
+
+
+def _regroup(part: Part) -> Iterator[memoryview]:
+    """The part in chunks of CHUNK_BYTES, the last one shorter; each is good until the next is asked for."""
+    buffer = bytearray(min(CHUNK_BYTES, part.size_bytes))
+    filled = total = 0
+    for piece in part.chunks():
+        if not len(piece):
+            continue
+        view = memoryview(piece).cast("B")
+        total += len(view)
+        if total > part.size_bytes:
+            break
+        while view:
+            if not filled and len(view) >= CHUNK_BYTES:
+                yield view[:CHUNK_BYTES]
+                view = view[CHUNK_BYTES:]
+                continue
+            taken = view[: len(buffer) - filled]
+            buffer[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            view = view[len(taken) :]
+            if filled == CHUNK_BYTES:
+                yield memoryview(buffer)
+                filled = 0
+    if total != part.size_bytes:
+        more = "more than " if total > part.size_bytes else ""
+        raise CompileError(f"member '{part.name}' was to have {part.size_bytes} bytes and gave {more}{total}")
+    if filled:
+        yield memoryview(buffer)[:filled]

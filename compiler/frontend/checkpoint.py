@@ -1,4 +1,4 @@
-"""Looks at the weight files of a folder before any framework does: what is missing, cut short, or not to be opened.
+"""Looks at the files of a folder before any framework does: what is missing, cut short, or not to be opened.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes little endian: length of a JSON header; the header; the data).
 """
@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ingot.errors import SourceError
+
+BY_HAND = "package.module:name, for a function that returns (model, example_inputs)"
+"""What to type for a model that a folder does not describe well enough."""
 
 _HEADER_LIMIT_BYTES = 100_000_000
 _LFS_POINTER = b"version https://git-lfs"
@@ -46,6 +49,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for file in files:
         tensors |= _read_header(file)
     return Checkpoint(tuple(files), tensors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as data. Raises SourceError where it cannot be read or asks for quantised weights."""
+    if not (folder / "config.json").is_file():
+        raise SourceError(
+            "config.json is missing, so this is not a Hugging Face folder",
+            where=str(folder),
+            fix="model.save_pretrained(folder) writes it; a download may have been cut short",
+        )
+    config = read_json(folder / "config.json")
+    if config.get("quantization_config"):
+        method = dict(config["quantization_config"]).get("quant_method", "an unnamed method")
+        raise SourceError(
+            f"the weights are quantised ({method}); this version reads float32, float16 and bfloat16",
+            where=str(folder / "config.json"),
+            fix="compile the checkpoint that it was quantised from",
+        )
+    return config
 
 
 def read_json(path: Path) -> dict[str, Any]:

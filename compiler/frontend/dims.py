@@ -152,9 +152,10 @@ class Traced:
 
     def axis(self, size: int | torch.SymInt) -> Axis:
         """A traced size with torch's symbols replaced by the declared names."""
-        if isinstance(size, int):
-            return size
-        return str(size.node.expr.subs(self.symbols, simultaneous=True))
+        settled = _settled(size)
+        if isinstance(settled, int):
+            return settled
+        return str(settled.node.expr.subs(self.symbols, simultaneous=True))
 
     def renamed(self, expression: str) -> str:
         """The same for an expression that the exporter wrote as text ("s50 + s86")."""
@@ -179,7 +180,7 @@ def read_traced(
     traced = Traced([], [], {}, [])
     owner: dict[sympy.Expr, str] = {}
     every = [
-        (name, axis, value.shape[axis], wanted)
+        (name, axis, _settled(value.shape[axis]), wanted)
         for name, value, axes in zip(names, values, planned.axes, strict=True)
         for axis, wanted in axes.items()
     ]
@@ -207,6 +208,11 @@ def read_traced(
     used = {part.dim for shape in traced.shapes for axis in shape if isinstance(axis, str) and (part := linear(axis))}
     traced.dims = [dim for name, dim in bounds.items() if name in used]
     return traced
+
+
+def _settled(size: int | torch.SymInt) -> int | torch.SymInt:
+    """The number of a symbol that the trace found to have only one value."""
+    return int(size.node.expr) if isinstance(size, torch.SymInt) and size.node.expr.is_Integer else size
 
 
 def _expression(label: str, symbols: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:

@@ -65,13 +65,14 @@ def export(
     tensors = _with_padding(call, sized_for_tracing(call, planned), domains)
     result = Result()
     flat = FlatModule(source.module, call, result)
-    with _quiet():
+    # Without gradients, as the engine runs: with them, attention under a learned bias (T5, Swin) picks another kernel
+    # while tracing than while translating, and their memory layouts disagree.
+    with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(flat, tuple(tensors), dynamic_shapes=(planned.torch_spec(),), strict=False)
         except Exception as error:
             raise explain_export_failure(error, source.module, call) from error
     assert result.tree is not None
-    _refuse_state(program, call, notes)
     placeholders = _user_placeholders(program)
     values = [node.meta["val"] for node in placeholders]
     traced = read_traced(call.names, values, planned, program.range_constraints)
@@ -80,7 +81,7 @@ def export(
         if not node.users:
             notes.append(f"the model does not use its input '{name}'; the engine takes it and ignores it")
         domains.update(_embedding_domain(name, node) if name not in domains else {})
-    with _quiet():
+    with _quiet(), torch.no_grad():
         try:
             translated = torch.onnx.export(
                 program,
@@ -94,6 +95,8 @@ def export(
             raise explain_translation_failure(error, program, translations or {}) from error
     assert translated is not None
     assert translated.exported_program is not None
+    # Only the decomposed program says what was mutated; its translation leaves that out without a word.
+    _refuse_state(translated.exported_program, call, notes)
     signature = _finish(translated.model, call, result.tree, values, traced, domains)
     notes.append(f"traced {len(call.tensors)} inputs, dims {', '.join(map(str, traced.dims)) or 'all fixed'}")
     return Exported(translated.model, signature, translated.exported_program, call, call.tensors, notes)

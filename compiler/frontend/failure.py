@@ -74,7 +74,7 @@ def explain_translation_failure(
     return UnsupportedOperatorError(
         f"{len(missing)} operator{'s have' if len(missing) > 1 else ' has'} no translation:{listed}",
         fix=f"""write it with other operators, or give a translation of your own:
-             from onnxscript import opset24 as op
+             from onnxscript import opset23 as op
              def translate(x):                   # the operator's arguments; returns its results
                  return op.Identity(x)
              ingot.compile(model, inputs, translations={{torch.ops.{first}: translate}})""",

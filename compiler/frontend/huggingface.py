@@ -8,52 +8,33 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ingot.errors import SourceError, UsageError
-from ingot.frontend.checkpoint import Checkpoint, listed, read_checkpoint, read_json
+from ingot.frontend.checkpoint import BY_HAND, Checkpoint, listed, read_checkpoint, read_config, read_json
 from ingot.frontend.source import Source
-from ingot.signature import Domain
-
-BATCH = 2
-SEQUENCE = 16
-PADDING = 3
-"""Sizes of the example inputs, and how many positions at the end of the second row are padding."""
 
 TASKS = (
     "Model",
+    "ModelWithProjection",
+    "Encoder",
     "ForSequenceClassification",
     "ForTokenClassification",
     "ForQuestionAnswering",
+    "ForNextSentencePrediction",
     "ForMaskedLM",
     "ForCausalLM",
     "ForImageClassification",
+    "ForSemanticSegmentation",
+    "ForDepthEstimation",
+    "ForCTC",
     "ForConditionalGeneration",
 )
-"""How the name of an architecture may end."""
-
-_BY_HAND = "package.module:name, for a function that returns (model, example_inputs)"
-
-
-@dataclass(slots=True)
-class Call:
-    """Example inputs by forward's parameter names, their dims in torch.export's form, and what they may hold."""
-
-    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
-    dynamic_shapes: dict[str, dict[int, Any]] = field(default_factory=dict)
-    domains: dict[str, Domain] = field(default_factory=dict)
-
-    def add(self, name: str, value: torch.Tensor, axes: dict[int, Any], domain: Domain | None = None) -> None:
-        self.inputs[name] = value
-        self.dynamic_shapes[name] = axes
-        if domain is not None:
-            self.domains[name] = domain
+"""How the name of an architecture may end: those whose inputs follow from the config."""
 
 
 def from_folder(folder: Path) -> Source:
@@ -62,10 +43,13 @@ def from_folder(folder: Path) -> Source:
     Raises SourceError where config and weights are missing, cut short or disagree, UsageError where transformers is
     not installed.
     """
+    # What reading can tell is told before seconds are spent on importing torch.
     config = read_config(folder)
     checkpoint = read_checkpoint(folder)
     with quiet_transformers() as transformers:
         module, notes = load_weights(folder, _model_class(transformers, folder, config), checkpoint)
+    from ingot.frontend.example_call import example_call
+
     call = example_call(module, folder, types=_tokenizer_gives_types(folder))
     return Source(
         name=folder.resolve().name,
@@ -74,26 +58,8 @@ def from_folder(folder: Path) -> Source:
         dynamic_shapes=call.dynamic_shapes,
         domains=call.domains,
         warnings=notes,
+        drawn=True,
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as data. Raises SourceError where it cannot be read or asks for quantised weights."""
-    if not (folder / "config.json").is_file():
-        raise SourceError(
-            "config.json is missing, so this is not a Hugging Face folder",
-            where=str(folder),
-            fix="model.save_pretrained(folder) writes it; a download may have been cut short",
-        )
-    config = read_json(folder / "config.json")
-    if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "an unnamed method")
-        raise SourceError(
-            f"the weights are quantised ({method}); this version reads float32, float16 and bfloat16",
-            where=str(folder / "config.json"),
-            fix="compile the checkpoint that it was quantised from",
-        )
-    return config
 
 
 @contextlib.contextmanager
@@ -131,12 +97,12 @@ def architecture_class(transformers: Any, folder: Path, config: dict[str, Any], 
         raise SourceError(
             f"'{name}' is defined by Python code in the folder (auto_map), which is never run",
             where=str(folder / "config.json"),
-            fix=f"{_BY_HAND}; there the code is yours to trust",
+            fix=f"{BY_HAND}; there the code is yours to trust",
         )
     raise SourceError(
         f"transformers {transformers.__version__} has no model '{name}'",
         where=str(folder / "config.json"),
-        fix=f"pip install --upgrade transformers, or {_BY_HAND}",
+        fix=f"pip install --upgrade transformers, or {BY_HAND}",
     )
 
 
@@ -150,7 +116,7 @@ def base_class(transformers: Any, folder: Path, config: dict[str, Any]) -> Any:
         raise SourceError(
             f"transformers {transformers.__version__} has no model for model_type {model_type!r}",
             where=str(folder / "config.json"),
-            fix=f"name the class in its 'architectures', or {_BY_HAND}",
+            fix=f"name the class in its 'architectures', or {BY_HAND}",
         )
     return architecture_class(transformers, folder, config, name)
 
@@ -164,7 +130,7 @@ def _model_class(transformers: Any, folder: Path, config: dict[str, Any]) -> Any
         raise SourceError(
             f"the task of '{name}' is not known; an architecture ends in {', '.join(TASKS)}",
             where=str(folder / "config.json"),
-            fix=_BY_HAND,
+            fix=BY_HAND,
         )
     return architecture_class(transformers, folder, config, name)
 
@@ -185,7 +151,7 @@ def load_weights(
     try:
         module, report = model_class.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype="float32",
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -199,7 +165,7 @@ def load_weights(
             where=where,
             fix="compare config.json with the original model's",
         ) from error
-    _refuse_disagreement(model_class.__name__, report, where)
+    _refuse_disagreement(module, report, where)
     for child in module.modules():
         if getattr(getattr(child, "config", None), "use_cache", False):
             child.config.use_cache = False
@@ -208,7 +174,9 @@ def load_weights(
     return module, _notes(model_class, checkpoint, unexpected)
 
 
-def _refuse_disagreement(name: str, report: dict[str, Any], where: str) -> None:
+def _refuse_disagreement(module: Any, report: dict[str, Any], where: str) -> None:
+    name = type(module).__name__
+    other = "config.json belongs to another checkpoint: take both from one"
     wrong = sorted(
         f"{tensor} {list(stored)} (config: {list(wanted)})" for tensor, stored, wanted in report["mismatched_keys"]
     )
@@ -216,7 +184,7 @@ def _refuse_disagreement(name: str, report: dict[str, Any], where: str) -> None:
         raise SourceError(
             f"config and weights disagree about {len(wrong)} shape{'s' if len(wrong) > 1 else ''}: {listed(wrong)}",
             where=where,
-            fix="config.json belongs to another checkpoint: take both from one",
+            fix=other,
         )
     missing = sorted(report["missing_keys"])
     if missing:
@@ -225,6 +193,37 @@ def _refuse_disagreement(name: str, report: dict[str, Any], where: str) -> None:
             where=where,
             fix="take the whole checkpoint, or the class it was saved from in config.json's 'architectures'",
         )
+    surplus = _surplus_layers(module, sorted(report["unexpected_keys"]))
+    if surplus:
+        raise SourceError(
+            f"config and weights disagree about the number of layers; beyond those of the config: {listed(surplus)}",
+            where=where,
+            fix=other,
+        )
+
+
+def _surplus_layers(module: Any, unexpected: Sequence[str]) -> list[str]:
+    """The tensors whose number is beyond the end of a list of layers that the model has.
+
+    Any other tensor that goes unused belongs to a head that the architecture does without.
+    """
+    lengths = {
+        path: len(child)
+        for path, child in module.named_modules()
+        if type(child).__name__ in ("ModuleList", "Sequential")
+    }
+    prefix = f"{module.base_model_prefix}."
+    surplus = []
+    for name in unexpected:
+        for match in re.finditer(r"\.(\d+)\.", name):
+            path = name[: match.start()]
+            length = next(
+                (lengths[way] for way in (path, prefix + path, path.removeprefix(prefix)) if way in lengths), None
+            )
+            if length is not None and int(match.group(1)) >= length:
+                surplus.append(name)
+                break
+    return surplus
 
 
 def _notes(model_class: Any, checkpoint: Checkpoint, unexpected: list[str]) -> list[str]:
@@ -237,95 +236,7 @@ def _notes(model_class: Any, checkpoint: Checkpoint, unexpected: list[str]) -> l
     return notes
 
 
-def example_call(module: Any, folder: Path, *, types: bool) -> Call:
-    """Seeded example inputs for one call, from the model's config; `types`: whether its tokenizer gives token types.
-
-    Raises SourceError for inputs of another kind.
-    """
-    parameters = inspect.signature(module.forward).parameters
-    main = str(module.main_input_name)
-    both = "pixel_values" in parameters and "input_ids" in parameters
-    if both or main not in ("input_ids", "pixel_values", "input_features"):
-        takes = "input_ids and pixel_values" if both else main
-        raise SourceError(
-            f"example inputs for {type(module).__name__} ({takes}) cannot be made from its config",
-            where=str(folder),
-            fix=_BY_HAND,
-        )
-    call = Call()
-    random = torch.Generator().manual_seed(0)
-    batch = torch.export.Dim("batch")
-    if main == "pixel_values":
-        channels = int(getattr(module.config, "num_channels", 3))
-        shape = (BATCH, channels, *_image_size(module.config, folder))
-        call.add("pixel_values", torch.randn(shape, generator=random), {0: batch})
-    elif main == "input_features":
-        frames = (BATCH, module.config.num_mel_bins, 2 * module.config.max_source_positions)
-        call.add("input_features", torch.randn(frames, generator=random), {0: batch})
-    else:
-        _add_text(call, module, types, random, batch)
-    if "decoder_input_ids" in parameters:
-        limit = getattr(module.config, "max_target_positions", None) or position_limit(module)
-        axes = {0: batch, 1: torch.export.Dim("decoder_sequence", max=limit)}
-        length = min(SEQUENCE // 2, limit or SEQUENCE)
-        vocabulary = module.config.vocab_size
-        ids = torch.randint(0, vocabulary, (BATCH, length), generator=random)
-        call.add("decoder_input_ids", ids, axes, Domain(0, vocabulary - 1))
-    return call
-
-
-def _add_text(call: Call, module: Any, types: bool, random: torch.Generator, batch: Any) -> None:
-    parameters = inspect.signature(module.forward).parameters
-    config = module.config
-    limit = position_limit(module)
-    axes = {0: batch, 1: torch.export.Dim("sequence", max=limit)}
-    shape = (BATCH, min(SEQUENCE, limit or SEQUENCE))
-    ids = torch.randint(0, config.vocab_size, shape, generator=random)
-    # An all-ones mask would vanish while tracing, and padded batches would come out wrong.
-    mask = torch.ones(shape, dtype=torch.int64)
-    mask[1, -PADDING:] = 0
-    ids[mask == 0] = config.pad_token_id or 0
-    call.add("input_ids", ids, axes, Domain(0, config.vocab_size - 1))
-    if "attention_mask" in parameters:
-        call.add("attention_mask", mask, axes, Domain(0, 1, "mask"))
-    kinds = getattr(config, "type_vocab_size", None) or 0
-    if types and kinds > 1 and "token_type_ids" in parameters:
-        values = torch.randint(0, kinds, shape, generator=random)
-        call.add("token_type_ids", values, axes, Domain(0, kinds - 1))
-
-
 def _tokenizer_gives_types(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
     names = read_json(path).get("model_input_names") if path.is_file() else None
     return names is None or "token_type_ids" in names
-
-
-def position_limit(module: Any) -> int | None:
-    """The longest sequence that the model has positions for; None where positions are not numbered."""
-    limit = getattr(module.config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    for name, child in module.named_modules():
-        table = isinstance(child, torch.nn.Embedding) and name.endswith("position_embeddings")
-        if table and child.padding_idx is not None:
-            # RoBERTa's family numbers positions from padding_idx + 1 on.
-            return limit - int(child.padding_idx) - 1
-    return limit
-
-
-def _image_size(config: Any, folder: Path) -> tuple[int, int]:
-    size = getattr(config, "image_size", None)
-    path = folder / "preprocessor_config.json"
-    if size is None and path.is_file():
-        said = read_json(path)
-        size = said.get("crop_size") or said.get("size")
-    if isinstance(size, dict):
-        size = (size["height"], size["width"]) if "height" in size else size.get("shortest_edge")
-    if size is None:
-        raise SourceError(
-            "neither config.json (image_size) nor preprocessor_config.json (size) says how large an image is",
-            where=str(folder),
-            fix="--inputs FILE.npz with pixel_values",
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)

@@ -10,18 +10,23 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ingot.errors import IngotError, SourceError, UsageError
 from ingot.frontend.source import ACCEPTED, Source, as_call
 
 
 def from_import(reference: str) -> Source:
+    """What `package.module:name` means. Raises as `import_name` and `from_object` do."""
+    return from_object(import_name(reference), reference.rpartition(":")[2].rpartition(".")[2])
+
+
+def import_name(reference: str) -> Any:
     """Imports `package.module:name` the way `python -m` would find it, from the current folder first.
 
     Raises UsageError where the module or the name does not exist, SourceError where the user's code raises.
     """
-    module_name, _, attribute = reference.partition(":")
+    module_name, colon, attribute = reference.partition(":")
+    if not colon:
+        raise UsageError(f"'{reference}' names a module, but nothing in it", fix=f"{reference}:NAME")
     here = str(Path.cwd())
     # It stays on the path, since the model's own code may import more when it is called.
     if here not in sys.path:
@@ -34,14 +39,18 @@ def from_import(reference: str) -> Source:
         if not hasattr(value, part):
             raise _no_such_name(value, part, reference)
         value = getattr(value, part)
-    return from_object(value, attribute.rpartition(".")[2])
+    return value
 
 
 def from_object(value: Any, name: str) -> Source:
-    """A module as it is, or what a class or function gives when called without arguments: a module, or a pair of a
-    module and its example inputs."""
-    if isinstance(value, torch.nn.Module):
-        return Source(name, value)
+    """A module, or one with example inputs, as it is or as a class or function gives it when called without arguments.
+
+    With inputs it is a tuple (module, inputs) or (module, inputs, dynamic_shapes), or an object with the attributes
+    `module`, `args`, `kwargs` and `dynamic_shapes`, as those of ingot.models.
+    """
+    source = _as_source(value, name)
+    if source is not None:
+        return source
     if not callable(value):
         raise UsageError(f"'{name}' is no model but of type {type(value).__name__}", fix=ACCEPTED)
     _check_no_arguments(value, name)
@@ -51,15 +60,33 @@ def from_object(value: Any, name: str) -> Source:
         raise
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise SourceError(f"{name}() raised {_said(error)}", where=_user_line(error)) from error
-    if isinstance(made, torch.nn.Module):
-        return Source(name, made)
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module):
-        args, kwargs = as_call(made[1])
-        return Source(name, made[0], args, kwargs)
-    raise UsageError(
-        f"{name}() gave a {type(made).__name__}, not a module",
-        fix="return an nn.Module, or (module, example_inputs) with a tensor, a tuple, or a dict of keywords",
-    )
+    source = _as_source(made, name)
+    if source is None:
+        raise UsageError(
+            f"{name}() gave a {_described(made)}, not a module",
+            fix="return an nn.Module, or (module, example_inputs) with a tensor, a tuple, or a dict of keywords",
+        )
+    return source
+
+
+def _as_source(value: Any, name: str) -> Source | None:
+    import torch
+
+    if isinstance(value, torch.nn.Module):
+        return Source(name, value)
+    if isinstance(value, tuple) and len(value) in (2, 3) and isinstance(value[0], torch.nn.Module):
+        args, kwargs = as_call(value[1])
+        return Source(name, value[0], args, kwargs, value[2] if len(value) == 3 else None)
+    module = getattr(value, "module", None)
+    if isinstance(module, torch.nn.Module) and hasattr(value, "args") and hasattr(value, "kwargs"):
+        return Source(name, module, tuple(value.args), dict(value.kwargs), getattr(value, "dynamic_shapes", None))
+    return None
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"tuple of {', '.join(type(item).__name__ for item in value[:4]) or 'nothing'}"
+    return type(value).__name__
 
 
 def _check_no_arguments(value: Any, name: str) -> None:
@@ -105,6 +132,8 @@ def _no_such_name(owner: Any, name: str, reference: str) -> UsageError:
 
 
 def _may_be_model(value: Any, owner: Any) -> bool:
+    import torch
+
     own = getattr(value, "__module__", None) == getattr(owner, "__name__", None)
     return isinstance(value, torch.nn.Module) or (callable(value) and own)
 

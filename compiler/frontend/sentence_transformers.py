@@ -1,7 +1,4 @@
-"""A sentence-transformers folder becomes one module from token ids to `sentence_embedding`, and its way from raw text.
-
-The formulas are those of sentence-transformers 6.2 (Apache-2.0), which itself is not imported.
-"""
+"""A sentence-transformers folder becomes a module from token ids to `sentence_embedding`, and its way from raw text."""
 
 from __future__ import annotations
 
@@ -9,22 +6,15 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ingot.errors import SourceError
-from ingot.frontend.checkpoint import inside, read_checkpoint, read_json
-from ingot.frontend.huggingface import (
-    architecture_class,
-    base_class,
-    example_call,
-    load_weights,
-    position_limit,
-    quiet_transformers,
-    read_config,
-)
+from ingot.frontend.checkpoint import BY_HAND, inside, read_checkpoint, read_config, read_json
+from ingot.frontend.huggingface import architecture_class, base_class, load_weights, quiet_transformers
 from ingot.frontend.source import Source, TextSource
+
+if TYPE_CHECKING:
+    import torch
 
 OUTPUT = "sentence_embedding"
 
@@ -44,18 +34,25 @@ _OLD_MODES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
+MODES = tuple(_OLD_MODES.values())
+"""The ways of pooling that ingot.frontend.pooling computes."""
+
 
 def from_folder(folder: Path) -> Source:
     """Reads modules.json and what it names. Raises SourceError for a module of another kind, a prompt that pooling
     leaves out, or a tokenizer without tokenizer.json."""
+    # What reading can tell is told before seconds are spent on importing torch.
     steps = _steps(folder)
     settings = _optional_json(folder / "config_sentence_transformers.json")
     prompts, default_prompt = _prompts(folder, settings)
+    modes = _pooling_modes(inside(folder, steps[1][1]), prompts)
     home = inside(folder, steps[0][1])
     transformer, notes = _transformer(home)
-    pooling = Pooling(*_pooling_modes(inside(folder, steps[1][1]), prompts))
+    from ingot.frontend.example_call import example_call, position_limit
+    from ingot.frontend.pooling import Pooling, SentenceEncoder
+
     heads = [_HEADS[kind](inside(folder, path)) for kind, path in steps[2:]]
-    module = SentenceEncoder(transformer, pooling, heads)
+    module = SentenceEncoder(transformer, Pooling(*modes), heads)
     tokenizer = _tokenizer(home)
     call = example_call(transformer, home, types="token_type_ids" in tokenizer.model_input_names)
     text = _text(home, tokenizer, call.inputs, position_limit(transformer))
@@ -67,100 +64,20 @@ def from_folder(folder: Path) -> Source:
         domains=call.domains,
         text=replace(text, prompts=prompts, default_prompt=default_prompt),
         warnings=notes,
+        drawn=True,
     )
 
 
-class SentenceEncoder(torch.nn.Module):
-    """Token ids and mask [B, S] to {"sentence_embedding": [B, H]}: a transformer, pooling, and what follows it."""
-
-    def __init__(self, transformer: torch.nn.Module, pooling: torch.nn.Module, heads: list[torch.nn.Module]) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.pooling = pooling
-        self.heads = torch.nn.Sequential(*heads)
-
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        tokens = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
-        return {OUTPUT: self.heads(self.pooling(tokens, attention_mask))}
-
-
-class Pooling(torch.nn.Module):
-    """Token embeddings [B, S, H] and mask [B, S] to [B, H * number of modes], the modes one after the other."""
-
-    def __init__(self, *modes: str) -> None:
-        super().__init__()
-        self.modes = modes
-
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return torch.cat([POOLINGS[mode](tokens, mask) for mode in self.modes], dim=-1)
-
-
-def _cls(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _at(tokens, mask.to(torch.int32).argmax(dim=1))
-
-
-def _last(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return _at(tokens * mask.unsqueeze(-1).to(tokens.dtype), (positions * mask).amax(dim=1))
-
-
-def _at(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
-
-
-def _max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return tokens.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(dim=1)
-
-
-def _sum_and_count(tokens: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = weights.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weights).sum(dim=1), weights.sum(dim=1).clamp(min=1e-9)
-
-
-def _mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    total, count = _sum_and_count(tokens, mask)
-    return total / count
-
-
-def _mean_sqrt(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    total, count = _sum_and_count(tokens, mask)
-    return total / count.sqrt()
-
-
-def _weighted_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    first = mask.to(torch.int32).argmax(dim=1)
-    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device) - first.unsqueeze(-1)
-    total, count = _sum_and_count(tokens, mask * positions)
-    return total / count
-
-
-POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "cls": _cls,
-    "max": _max,
-    "mean": _mean,
-    "mean_sqrt_len_tokens": _mean_sqrt,
-    "weightedmean": _weighted_mean,
-    "lasttoken": _last,
-}
-
-
-class Normalize(torch.nn.Module):
-    """[B, H] to vectors of length 1."""
-
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.normalize(embedding, p=2, dim=-1)
-
-
 def _read_normalize(folder: Path) -> torch.nn.Module:
+    from ingot.frontend.pooling import Normalize
+
     _only_embeddings(_optional_json(folder / "config.json"), folder)
     return Normalize()
 
 
 def _read_dense(folder: Path) -> torch.nn.Module:
     """A linear layer and its activation, from config.json and model.safetensors."""
+    import torch
     from safetensors.torch import load_file
 
     config = read_json(folder / "config.json")
@@ -183,9 +100,9 @@ def _read_dense(folder: Path) -> torch.nn.Module:
             name.removeprefix("linear."): value.float() for name, value in load_file(checkpoint.files[0]).items()
         }
         linear.load_state_dict(weights)
+        return torch.nn.Sequential(linear, activation())
     except (KeyError, TypeError, RuntimeError) as error:
         raise SourceError(f"config and weights of a Dense module disagree: {error}", where=str(folder)) from error
-    return torch.nn.Sequential(linear, activation())
 
 
 _HEADS: dict[str, Callable[[Path], torch.nn.Module]] = {"Normalize": _read_normalize, "Dense": _read_dense}
@@ -215,7 +132,7 @@ def _steps(folder: Path) -> list[tuple[str, str]]:
             raise SourceError(
                 f"module {position} of modules.json is '{name}'; understood there: {', '.join(allowed)}",
                 where=str(path),
-                fix="package.module:name, for a function that returns (model, example_inputs)",
+                fix=BY_HAND,
             )
         steps.append((kind, home))
     if len(steps) < 2:
@@ -249,10 +166,10 @@ def _pooling_modes(folder: Path, prompts: dict[str, str]) -> tuple[str, ...]:
     config = read_json(folder / "config.json")
     modes = config.get("pooling_mode") or [mode for key, mode in _OLD_MODES.items() if config.get(key)] or "mean"
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    unknown = [mode for mode in modes if mode not in POOLINGS]
+    unknown = [mode for mode in modes if mode not in MODES]
     if unknown:
         raise SourceError(
-            f"pooling mode '{unknown[0]}' is not one of {', '.join(POOLINGS)}", where=str(folder / "config.json")
+            f"pooling mode '{unknown[0]}' is not one of {', '.join(MODES)}", where=str(folder / "config.json")
         )
     if not config.get("include_prompt", True) and any(prompts.values()):
         raise SourceError(

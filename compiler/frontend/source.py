@@ -8,14 +8,20 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ingot.errors import SourceError, UsageError
 from ingot.signature import Domain
+
+if TYPE_CHECKING:
+    # Importing torch takes seconds, and a mistyped path is told before.
+    import torch
+
+    from ingot.frontend.shapes import Shapes
 
 ACCEPTED = (
     "a Hugging Face or sentence-transformers folder, or package.module:name "
@@ -49,6 +55,7 @@ class Source:
 
     `args` and `kwargs` are example inputs: tensors, and constants, in any nesting. `dynamic_shapes` is torch.export's
     form by parameter name; None lets the frontend choose. `domains` is by flat input name ("input_ids", "batch.mask").
+    `drawn`: the examples are made up from a config, so that other sizes would do as well.
     """
 
     name: str
@@ -59,15 +66,20 @@ class Source:
     domains: dict[str, Domain] = field(default_factory=dict)
     text: TextSource | None = None
     warnings: list[str] = field(default_factory=list)
+    drawn: bool = False
 
 
-def resolve(model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any = None) -> Source:
+def resolve(
+    model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any = None, *, shapes: Shapes | None = None
+) -> Source:
     """The module and the example inputs that `model` means; nothing is downloaded and no code of a folder is run.
 
     `inputs`: one tensor or array, a tuple of positional ones, or a mapping of forward's parameter names; they replace
-    those that a folder or a function brings. Raises UsageError where `model` cannot be meant or examples are missing,
-    SourceError where the model cannot be read.
+    those that a folder or a function brings. `shapes`: names and bounds of axes as `--shape` gives them. Raises
+    UsageError where `model` cannot be meant or examples are missing, SourceError where the model cannot be read.
     """
+    if find_spec("torch") is None:
+        raise UsageError("compiling takes PyTorch, which is not installed", fix="pip install 'ingot-compiler[compile]'")
     if isinstance(model, str | Path):
         source = _from_name(str(model))
     else:
@@ -79,6 +91,10 @@ def resolve(model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any
     elif not source.args and not source.kwargs:
         raise _examples_missing(source, model)
     _refuse_meta(source.module)
+    if shapes is not None:
+        from ingot.frontend.declare import declare_shapes
+
+        declare_shapes(source, shapes)
     return source
 
 
@@ -129,6 +145,8 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _as_tensors(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray | np.generic):
+        import torch
+
         array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
         try:
             return torch.from_numpy(array)
@@ -165,6 +183,7 @@ def load_inputs(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _replace_examples(source: Source, inputs: Any) -> None:
     source.args, source.kwargs = as_call(inputs)
+    source.drawn = False
     if source.dynamic_shapes is None:
         return
     # A folder's forward swallows any keyword; only the named ones are inputs.

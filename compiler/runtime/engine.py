@@ -133,7 +133,7 @@ class Engine:
         """
         if self._session is None:
             self._closed()
-        size_bytes = os.path.getsize(self._file.real_path)
+        size_bytes = os.fstat(self._file.fileno()).st_size
         return Report(self._file.header, self._file.record(), size_bytes=size_bytes)
 
     def member(self, name: str) -> bytes:
@@ -149,7 +149,7 @@ class Engine:
         """
         if self._session is None:
             self._closed()
-        copy_engine(Path(self._file.real_path), Path(path))
+        copy_engine(self._file.fileno(), Path(path))
         return Path(path)
 
     def close(self) -> None:

@@ -235,7 +235,9 @@ def _add_plain(sums: _Sums, e: Array, g: Array, unit: float) -> None:
     reference = np.divide(e, unit, dtype=np.float64)
     sums.max_abs = max(sums.max_abs, float(max(difference.max(), -difference.min())) * unit)
     error = np.einsum("ij,ij->i", difference, difference)
-    rows = np.stack([np.full(len(e), e.shape[1]), np.einsum("ij,ij->i", reference, reference), error, error * 0, error])
+    rows = np.stack(
+        [np.full(len(e), e.shape[1]), np.einsum("ij,ij->i", reference, reference), error, np.zeros(len(e)), error]
+    )
     sums.rows.append(rows)
 
 

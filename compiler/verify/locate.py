@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
+from ingot.backends.cpu.build import lower
 from ingot.ir.provenance import module_path, source_line, where
 from ingot.runtime.metrics import Measure, measure
 from ingot.verify.draw import Case
@@ -60,7 +61,8 @@ class Located:
 
 
 def locate(exported: Exported, model: ir.Model, case: Case, expected: Sequence[Array]) -> Located | None:
-    """Runs `case` through torch's trace and through `model`, the graph after all passes, both value by value.
+    """Runs `case` through torch's trace and through `model`, the graph after all passes, both value by value; the graph
+    in ONNX Runtime with its optimisations off, in the form that the target `cpu` gives it.
 
     `expected` are eager's outputs. `model` stays as it is. Returns None where the graph cannot run in onnxruntime by
     itself. A value that a pass removed is passed over, so the node named is the first that still has a counterpart.
@@ -72,6 +74,7 @@ def locate(exported: Exported, model: ir.Model, case: Case, expected: Sequence[A
         if not found.holds:
             text = f"torch.export's own program already differs from eager in '{tensor.name}': {_words(found)}"
             return Located("export", value=tensor.name, sqnr_db=_decibels(found), detail=text)
+    model = lower(model)
     pairs = _pairs(model, trace)
     for start in range(0, len(pairs), CHUNK_VALUES):
         chunk = pairs[start : start + CHUNK_VALUES]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,16 +76,19 @@ def verify(
     failed: tuple[OutputAccuracy, Case, Sequence[Array]] | None = None
 
     @cache
-    def typical_noise() -> list[float]:
-        return _typical_noise(reference, cases, signature)
+    def exact(index: int) -> Sequence[Array] | None:
+        return reference.exact(cases[index])
 
-    for case in cases:
+    @cache
+    def typical_noise() -> list[float]:
+        return _typical_noise(reference, cases, exact)
+
+    for index, case in enumerate(cases):
         if progress:
             progress(case.name)
         expected = reference.run(case)
-        exact = cache(lambda case=case: reference.exact(case))
         got = _run(engine, case, advice)
-        for output in judge(signature, case, expected, got, exact, typical_noise):
+        for output in judge(signature, case, expected, got, partial(exact, index), typical_noise):
             if output.name not in worst or output.short_db > worst[output.name].short_db:
                 worst[output.name] = output
             if not output.measure.holds and (failed is None or output.short_db > failed[0].short_db):
@@ -106,17 +109,20 @@ def _run(engine: Runnable, case: Case, advice: str) -> Sequence[Array]:
         ) from error
 
 
-def _typical_noise(reference: Reference, cases: Sequence[Case], signature: Signature) -> list[float]:
+def _typical_noise(
+    reference: Reference, cases: Sequence[Case], exact: Callable[[int], Sequence[Array] | None]
+) -> list[float]:
     """Eager's rms error against float64 for each output, the greatest of all cases."""
-    noise = [0.0] * len(signature.outputs)
-    for case in cases:
-        exact = reference.exact(case)
-        if exact is None:
+    outputs = reference.signature.outputs
+    noise = [0.0] * len(outputs)
+    for number, case in enumerate(cases):
+        wide = exact(number)
+        if wide is None:
             continue
         expected = reference.run(case)
-        for index, tensor in enumerate(signature.outputs):
+        for index, tensor in enumerate(outputs):
             if tensor.dtype in FLOOR_DB:
-                noise[index] = max(noise[index], rms_error(expected[index], exact[index], tensor.dtype))
+                noise[index] = max(noise[index], rms_error(expected[index], wide[index], tensor.dtype))
     return noise
 
 

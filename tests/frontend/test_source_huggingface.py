@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,17 @@ WHISPER = {
     "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }
+WAV2VEC2 = {
+    **{key: value for key, value in TEXT.items() if key != "vocab_size"},
+    "vocab_size": 32,
+    "conv_dim": [16, 16],
+    "conv_kernel": [10, 3],
+    "conv_stride": [5, 2],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
 IDS_AND_MASK = {"input_ids": Domain(0, 98), "attention_mask": Domain(0, 1, "mask")}
@@ -70,6 +82,20 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Domain | None], dict[str, 
         ["logits", "encoder_last_hidden_state"],
     ),
     "ViTForImageClassification": ("ViTConfig", VIT, {"pixel_values": None}, {}, ["logits"]),
+    "Wav2Vec2ForCTC": (
+        "Wav2Vec2Config",
+        WAV2VEC2,
+        {"input_values": None, "attention_mask": Domain(0, 1, "mask")},
+        {"samples": None},
+        ["logits"],
+    ),
+    "BartForConditionalGeneration": (
+        "BartConfig",
+        {key: value for key, value in WHISPER.items() if "positions" not in key} | {"max_position_embeddings": 24},
+        {**IDS_AND_MASK, **DECODER},
+        {"sequence": 24, "decoder_sequence": 24},
+        ["logits", "encoder_last_hidden_state"],
+    ),
     "WhisperForConditionalGeneration": (
         "WhisperConfig",
         WHISPER,
@@ -285,7 +311,12 @@ def test_config_and_weights_that_disagree(save: Save) -> None:
     edit(folder, intermediate_size=64, num_hidden_layers=3)
     assert "lack 16 of BertModel's tensors: encoder.layer.2." in refusal(folder)
     edit(folder, num_hidden_layers=1)
-    assert any("does not use 16 of the weights" in warning for warning in resolve(folder).warnings)
+    assert "the number of layers; beyond those of the config: encoder.layer.1." in refusal(folder)
+    headed = save("BertForMaskedLM")
+    edit(headed, num_hidden_layers=1)
+    assert "beyond those of the config: bert.encoder.layer.1." in refusal(headed)
+    edit(headed, architectures=["BertModel"])
+    assert "beyond those of the config: bert.encoder.layer.1." in refusal(headed)
 
 
 def test_weights_that_are_not_whole(save: Save) -> None:
@@ -339,3 +370,17 @@ def test_inputs_that_a_config_cannot_tell(tmp_path: Path, save: Save) -> None:
     folder = tmp_path / "clip"
     transformers.CLIPModel(config).save_pretrained(folder)
     assert "input_ids and pixel_values" in refusal(folder)
+
+
+def test_a_wrong_folder_is_told_without_importing_torch(save: Save) -> None:
+    folder = save("BertModel")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    code = (
+        "import sys; from ingot.errors import SourceError; from ingot.frontend.source import resolve\n"
+        "try: resolve(sys.argv[1])\n"
+        "except SourceError as error: print(error.what, 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
+    assert "is cut short" in said
+    assert said.strip().endswith("False")

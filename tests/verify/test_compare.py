@@ -57,8 +57,10 @@ def test_the_typical_noise_is_asked_last() -> None:
 def test_a_declared_shape_and_the_count_of_outputs_are_held() -> None:
     wide = np.ones((3, 9), np.float32)
     assert "declared is [batch, 8]" in str(judge_one(wide, wide))
-    (found,) = judge(ONE, CASE, [wide], [], never)
-    assert "gives 0 outputs" in str(found)
+    right = wide[:, :8]
+    for got in ([], [right, right]):
+        (found,) = judge(ONE, CASE, [right], got, never)
+        assert f"gives {len(got)} outputs, declared are 1" in str(found)
 
 
 def test_the_record_is_plain_json() -> None:

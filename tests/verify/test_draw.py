@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ingot.signature import Dim, Domain, Signature, Tensor
-from ingot.verify.draw import LARGE_ELEMENTS, LARGE_FACTOR, Case, cases, dim_sizes
+from ingot.runtime.shapes import ShapeCheck
+from ingot.signature import Dim, Domain, Signature, Tensor, linear
+from ingot.verify.draw import LARGE_ELEMENTS, LARGE_FACTOR, Case, cases, dim_sizes, shape_of
 
 BATCH, SEQUENCE = Dim("batch"), Dim("sequence", 1, 512)
 IDS = Tensor("ids", "int64", ("batch", "sequence"), Domain(3, 99))
@@ -144,3 +147,47 @@ def test_bfloat16_is_drawn_as_rounded_bits(seed: int) -> None:
     assert drawn.dtype == np.uint16
     assert values.mean() == pytest.approx(1, abs=0.5)
     assert values.std() == pytest.approx(1, abs=0.3)
+
+
+def test_masks_of_one_shape_pad_the_same_tokens(seed: int) -> None:
+    other = Tensor("pad", "bfloat16", ("batch", "sequence"), Domain(0, 1, "mask"))
+    examples = [np.full((2, 16), 5), np.ones((2, 16), np.int64), np.full((2, 16), 0x3F80, np.uint16)]
+    drawn = cases(signature(IDS, MASK, other), examples, seed=seed)
+    assert any(case.origin == "padded" for case in drawn)
+    for case in drawn[1:]:
+        assert case.inputs[2].dtype == np.uint16
+        np.testing.assert_array_equal(case.inputs[2], np.where(case.inputs[1] == 1, 0x3F80, 0))
+
+
+@st.composite
+def declared(draw: st.DrawFn) -> tuple[Signature, list[np.ndarray[Any, Any]]]:
+    """A signature of up to three inputs over two bounded dims, and one lawful example of each."""
+    dims = []
+    for name in ("a", "b"):
+        low = draw(st.integers(1, 40))
+        high = draw(st.none() | st.integers(low, low + 200))
+        dims.append(Dim(name, low, high))
+    axes = st.sampled_from(["a", "b", "2*a", "a + 3", "3*b + 1", 4])
+    example = {dim.name: draw(st.integers(dim.min, min(dim.max or dim.min + 9, dim.min + 9))) for dim in dims}
+    inputs, arrays = [], []
+    for index in range(draw(st.integers(1, 3))):
+        shape = tuple(draw(st.lists(axes, min_size=0, max_size=3)))
+        dtype = draw(st.sampled_from(["float32", "int64", "bool", "float16"]))
+        domain = Domain(-2, draw(st.integers(-2, 50))) if dtype == "int64" and draw(st.booleans()) else None
+        inputs.append(Tensor(f"x{index}", dtype, shape, domain))
+        arrays.append(np.ones(shape_of(inputs[-1], example), dtype))
+    used = {form.dim for tensor in inputs for axis in tensor.shape if isinstance(axis, str) and (form := linear(axis))}
+    return signature(*inputs, dims=tuple(dim for dim in dims if dim.name in used)), arrays
+
+
+@given(made=declared(), seed=st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_an_engine_takes_whatever_is_drawn(made: Any, seed: int) -> None:
+    what, examples = made
+    check = ShapeCheck(what)
+    for case in cases(what, examples, seed=seed):
+        check(tuple(array.shape for array in case.inputs))
+        for tensor, array in zip(what.inputs, case.inputs, strict=True):
+            assert array.dtype == tensor.dtype
+            if tensor.domain is not None and case.origin != "user" and array.size:
+                assert tensor.domain.low <= array.min() <= array.max() <= tensor.domain.high

@@ -15,9 +15,12 @@ import pytest
 import torch
 
 from ingot.errors import VerificationError
-from ingot.frontend.structure import FlatModule, Result
+from ingot.frontend.structure import FlatModule, Result, take_apart
 from ingot.ir.checks import fingerprint
+from ingot.signature import Signature, Tensor
+from ingot.verify.draw import Case
 from ingot.verify.locate import LARGE_WEIGHT_BYTES, locate
+from ingot.verify.reference import Reference
 from ingot.verify.verify import verify
 
 
@@ -136,6 +139,59 @@ def test_the_model_is_left_as_it_is(encoder: Any, exported: Any) -> None:
     before = fingerprint(exported.model)
     found(encoder, exported)
     assert fingerprint(exported.model) == before
+
+
+class Cancels(torch.nn.Module):
+    """A value of some 60 dB by its own rounding, long before the last operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        noisy = (x + 1e4) - 1e4
+        return torch.tanh(noisy * 0.5 - self.weight)
+
+
+def test_lawful_noise_takes_no_blame_and_a_swapped_sub_does(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("torch.onnx"), "disabled", True)
+    torch.manual_seed(seed)
+    module, x = Cancels().eval(), torch.randn(6, 8)
+    call = take_apart(module.forward, (x,), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(FlatModule(module, call, Result()), (x,), strict=False)
+        translated = torch.onnx.export(program, dynamo=True, opset_version=24, optimize=False, verbose=False)
+    assert translated is not None
+    model = translated.model
+    tensors = tuple(Tensor(name, "float32", (6, 8)) for name in "xy")
+    signature = Signature(tensors[:1], tensors[1:], (), call.trees, {"tensor": 0})
+    exported = SimpleNamespace(program=translated.exported_program, model=model, signature=signature, call=call)
+    case = Case("user", "user", (x.numpy(),))
+    expected = Reference(module, signature, call).run(case)
+
+    add = next(node for node in model.graph if node.op_type == "Add")
+    part = np.float32(3333.3)
+    parts = {"part": part, "rest": np.float32(1e4) - part}
+    values = {name: ir.val(name, const_value=ir.tensor(np.array(value), name=name)) for name, value in parts.items()}
+    for value in values.values():
+        model.graph.initializers.add(value)
+    half = ir.node("Add", [add.inputs[0], values["part"]])
+    model.graph.insert_before(add, half)
+    add.replace_input_with(0, half.outputs[0])
+    add.replace_input_with(1, values["rest"])
+    located = locate(exported, model, case, expected)
+    assert located is not None
+    assert located.kind == "build"
+
+    sub = [node for node in model.graph if node.op_type == "Sub"][-1]
+    left, right = sub.inputs
+    sub.replace_input_with(0, right)
+    sub.replace_input_with(1, left)
+    located = locate(exported, model, case, expected)
+    assert located is not None
+    assert located.value == sub.outputs[0].name
+    assert "noisy * 0.5 - self.weight" in located.source
 
 
 def test_verification_reports_the_line(encoder: Any, exported: Any) -> None:

@@ -215,6 +215,23 @@ def test_the_error_says_which_how_much_where_and_what_next(encoder: Any, seed: i
     np.testing.assert_array_equal(expected[0], encoder.reference.run(case)[0])
 
 
+def test_a_tie_that_rounding_decides_is_rejected_and_explained(encoder: Any) -> None:
+    """The lengths depend on 1e8 + 0.3 * tokens: float32 rounds what float64 keeps."""
+    plain = encoder.module.forward
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        far = torch.tensor([1e8]) + 0.3 * attention_mask.sum(1)
+        return {**plain(input_ids, attention_mask), "lengths": (far - 1e8).to(torch.int64)}
+
+    encoder.module.forward = forward
+    with pytest.raises(VerificationError, match=r"(?s)output 'lengths'.*a tie that rounding decides"):
+        run(encoder, engine_of(encoder, after=off_by_one))
+    encoder.module.forward = plain
+    with pytest.raises(VerificationError) as caught:
+        run(encoder, engine_of(encoder, after=off_by_one))
+    assert "tie" not in str(caught.value)
+
+
 def test_an_engine_that_refuses_declared_inputs_is_rejected(encoder: Any) -> None:
     class Refuses:
         def run(self, inputs: Sequence[Array]) -> Sequence[Array]:

@@ -1,0 +1,1 @@
+"""Measures Ingot against its peers: `python -m benchmarks [NAME …] [--json FILE]`."""

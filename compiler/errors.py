@@ -4,7 +4,7 @@
     ├── UsageError                   what was typed cannot be meant: a flag, a path, a name          exit 2
     │   └── InputError               an array given to an engine does not fit what the engine declares
     ├── CompileError                 the model cannot become an engine                               exit 1
-    │   ├── SourceError              the model could not be read: truncated, inconsistent, wrong kind
+    │   ├── SourceError              the model could not be read (truncated, inconsistent, wrong kind), or raises itself
     │   ├── ExportError              torch.export could not trace it, or traced something else
     │   ├── UnsupportedOperatorError operators that have no translation or that the target lacks
     │   ├── PassError                a pass broke the graph or lied about changing it
@@ -60,7 +60,7 @@ class CompileError(IngotError):
 
 
 class SourceError(CompileError):
-    """The model could not be read."""
+    """The model could not be read, or its own forward raises on inputs that its declared shapes allow."""
 
 
 class ExportError(CompileError):

@@ -64,6 +64,7 @@ def command(
     show = Shown(silent=quiet or as_json)
     show.begin("import torch")
     # Seconds of imports, only once what was typed can be meant.
+    from ingot.frontend.declare import declare_shapes
     from ingot.frontend.python_object import import_name
     from ingot.frontend.shapes import parse_shapes
     from ingot.frontend.source import load_inputs, resolve
@@ -74,11 +75,13 @@ def command(
         targets=tuple(name.strip() for name in target.split(",")),
         verify=verify,
         threads=threads or default_threads(),
-        dynamic_shapes=parse_shapes(shapes) if shapes else None,
         translations=import_name(translations) if translations else {},
     )
+    declared = parse_shapes(shapes) if shapes else None
     show.begin("read the model")
     source = resolve(model, load_inputs(inputs) if inputs else None)
+    if declared is not None:
+        declare_shapes(source, declared)
     path = output or Path(f"{source.name}.ingot")
     _writable(path)
     with compile_source(source, options, folder=path.parent, progress=show) as draft:

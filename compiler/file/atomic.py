@@ -73,7 +73,7 @@ def copy(source: int, path: Path) -> None:
     try:
         descriptor = create(beside)
         position = 0
-        while data := os.pread(source, _COPY_BYTES, position):
+        while data := _read(source, position):
             write_at(descriptor, data, position, target)
             position += len(data)
         _flush(descriptor, target)
@@ -126,6 +126,20 @@ def cannot_write(folder: Path, error: OSError) -> IngotError:
     if error.errno in _NOT_ALLOWED:
         return UsageError(f"the folder '{folder}' cannot be written ({reason})", fix="write to another folder")
     return IngotError(f"the engine file cannot be written ({reason})", where=str(folder), fix="write to another disk")
+
+
+def cannot_read(error: OSError) -> UsageError:
+    """What the system's refusal to read the engine file that is to be copied means."""
+    return UsageError(
+        f"the engine file that is to be copied cannot be read ({os.strerror(error.errno or 0)})", fix="ls -l FILE"
+    )
+
+
+def _read(descriptor: int, offset: int) -> bytes:
+    try:
+        return os.pread(descriptor, _COPY_BYTES, offset)
+    except OSError as error:
+        raise cannot_read(error) from error
 
 
 def _flush(descriptor: int, path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ingot.errors import CompileError, UsageError
+from ingot.errors import CompileError
 from ingot.file import atomic, strict_json
 from ingot.file.header import Header, Member
 from ingot.file.layout import (
@@ -51,7 +51,7 @@ class Draft:
     """An engine file being made, under a temporary name; a context manager that discards it unless it was published.
 
     Written whole by the constructor, with an empty record, so that what is verified is the very file that people get.
-    Same header and parts: same bytes. Memory: two chunks, whatever the parts' sizes.
+    Same header and parts: same bytes. Memory: a chunk, whatever the parts' sizes.
     """
 
     def __init__(self, folder: Path, name: str, header: Header, parts: Sequence[Part]) -> None:
@@ -168,11 +168,9 @@ def copy_engine(source: Path | int, target: Path) -> None:
         atomic.copy(source, target)
         return
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise UsageError(
-            f"the engine file cannot be read ({os.strerror(error.errno or 0)})", where=str(source)
-        ) from error
+        raise atomic.cannot_read(error) from error
     try:
         atomic.copy(descriptor, target)
     finally:

@@ -38,18 +38,14 @@ def declare_shapes(source: Source, shapes: Shapes) -> None:
     if source.drawn:
         sizes = _drawn_sizes(call, declared, bounds)
         masks = {name for name, domain in source.domains.items() if domain.role == "mask"}
-        source.args, source.kwargs = call.rebuild(
-            [
-                _resized(tensor, axes, sizes, mask=name in masks)
-                for name, tensor, axes in zip(call.names, call.tensors, declared, strict=True)
-            ]
-        )
+        # Drawn examples are keywords, one tensor each.
+        source.kwargs = {
+            name: _resized(tensor, axes, sizes, mask=name in masks)
+            for name, tensor, axes in zip(call.names, call.tensors, declared, strict=True)
+        }
     else:
         _check_sizes(call, declared, bounds)
-    dims = {
-        name: torch.export.Dim(name, min=given.low or 1, max=given.high)
-        for name, given in bounds.items()
-    }
+    dims = {name: torch.export.Dim(name, min=given.low or 1, max=given.high) for name, given in bounds.items()}
     specs = [
         {axis: _torch_dim(said, dims) for axis, said in axes.items() if isinstance(said, Linear)}
         | dict.fromkeys(auto, AUTO)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     # Importing torch takes seconds, and a mistyped path is told before.
     import torch
 
-    from ingot.frontend.shapes import Shapes
-
 ACCEPTED = (
     "a Hugging Face or sentence-transformers folder, or package.module:name "
     "(an nn.Module, or a function without arguments that returns one)"
@@ -55,7 +53,7 @@ class Source:
 
     `args` and `kwargs` are example inputs: tensors, and constants, in any nesting. `dynamic_shapes` is torch.export's
     form by parameter name; None lets the frontend choose. `domains` is by flat input name ("input_ids", "batch.mask").
-    `drawn`: the examples are made up from a config, so that other sizes would do as well.
+    `drawn`: the examples are keywords made up from a config, and other sizes would do as well.
     """
 
     name: str
@@ -69,14 +67,12 @@ class Source:
     drawn: bool = False
 
 
-def resolve(
-    model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any = None, *, shapes: Shapes | None = None
-) -> Source:
+def resolve(model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any = None) -> Source:
     """The module and the example inputs that `model` means; nothing is downloaded and no code of a folder is run.
 
     `inputs`: one tensor or array, a tuple of positional ones, or a mapping of forward's parameter names; they replace
-    those that a folder or a function brings. `shapes`: names and bounds of axes as `--shape` gives them. Raises
-    UsageError where `model` cannot be meant or examples are missing, SourceError where the model cannot be read.
+    those that a folder or a function brings. Raises UsageError where `model` cannot be meant or examples are missing,
+    SourceError where the model cannot be read.
     """
     if find_spec("torch") is None:
         raise UsageError("compiling takes PyTorch, which is not installed", fix="pip install 'ingot-compiler[compile]'")
@@ -91,10 +87,6 @@ def resolve(
     elif not source.args and not source.kwargs:
         raise _examples_missing(source, model)
     _refuse_meta(source.module)
-    if shapes is not None:
-        from ingot.frontend.declare import declare_shapes
-
-        declare_shapes(source, shapes)
     return source
 
 

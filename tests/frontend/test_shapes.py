@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ingot.errors import UsageError
+from ingot.frontend.declare import declare_shapes
 from ingot.frontend.dims import plan
 from ingot.frontend.export import export
 from ingot.frontend.shapes import Bounds, Shapes, parse_shapes
@@ -88,13 +89,19 @@ def examples(n: int = 5) -> dict[str, torch.Tensor]:
     return {"a": torch.ones(n), "b": torch.ones(n + 1)}
 
 
+def declared(typed: str, model: Any, inputs: Any = None) -> Source:
+    source = resolve(model, inputs)
+    declare_shapes(source, parse_shapes(typed))
+    return source
+
+
 def dims_of(source: Source) -> tuple[list[dict[int, str | None]], dict[str, Dim]]:
     planned = plan(take_apart(source.module.forward, source.args, source.kwargs), source.dynamic_shapes)
     return [{axis: wanted.name for axis, wanted in axes.items()} for axes in planned.axes], planned.bounds
 
 
 def test_dims_that_depend_on_each_other() -> None:
-    source = resolve(Join(), examples(), shapes=parse_shapes("a=n:3..40,b=n+1"))
+    source = declared("a=n:3..40,b=n+1", Join(), examples())
     assert dims_of(source) == ([{0: "n"}, {0: "n + 1"}], {"n": Dim("n", 3, 40)})
     signature = export(source).signature
     assert [tensor.shape for tensor in signature.inputs] == [("n",), ("n + 1",)]
@@ -102,14 +109,14 @@ def test_dims_that_depend_on_each_other() -> None:
 
 
 def test_a_dim_may_stand_in_an_expression_only() -> None:
-    source = resolve(Join(), examples(), shapes=parse_shapes("a=2*k+1,b=2*k+2"))
+    source = declared("a=2*k+1,b=2*k+2", Join(), examples())
     assert dims_of(source)[0] == [{0: "2*k + 1"}, {0: "2*k + 2"}]
-    source = resolve(Join(), examples(), shapes=parse_shapes("a=n-1,b=n"))
+    source = declared("a=n-1,b=n", Join(), examples())
     assert dims_of(source) == ([{0: "n - 1"}, {0: "n"}], {"n": Dim("n", 2)})
 
 
 def test_inputs_that_are_not_named_follow_by_their_size() -> None:
-    source = resolve(Join(), examples() | {"rows": torch.ones(5, 4)}, shapes=parse_shapes("a=n,b=n+1"))
+    source = declared("a=n,b=n+1", Join(), examples() | {"rows": torch.ones(5, 4)})
     assert dims_of(source)[0] == [{0: "n"}, {0: "n + 1"}, {0: None}]
 
 
@@ -122,7 +129,7 @@ class Rows(torch.nn.Module):
 
 def test_an_axis_that_tracing_finds_equal_goes_by_the_name() -> None:
     inputs = {"mask": torch.ones(3, 5), "x": torch.ones(3, 5)}
-    source = resolve(Rows(), inputs, shapes=parse_shapes("x=rows,5"))
+    source = declared("x=rows,5", Rows(), inputs)
     signature = export(source).signature
     assert [tensor.shape for tensor in signature.inputs] == [("rows", 5), ("rows", 5)]
 
@@ -134,7 +141,7 @@ class Nest(torch.nn.Module):
 
 def test_nested_inputs_are_named_by_their_path() -> None:
     inputs = {"batch": {"pair": (torch.ones(2, 3), torch.ones(2, 3))}, "scale": 2.0}
-    source = resolve(Nest(), inputs, shapes=parse_shapes("batch.pair.0=n,3;batch.pair.1=n,3"))
+    source = declared("batch.pair.0=n,3;batch.pair.1=n,3", Nest(), inputs)
     assert dims_of(source)[0] == [{0: "n"}, {0: "n"}]
 
 
@@ -151,7 +158,7 @@ def test_nested_inputs_are_named_by_their_path() -> None:
 )
 def test_shapes_that_do_not_fit_the_examples(typed: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)) as caught:
-        resolve(Join(), examples(), shapes=parse_shapes(typed))
+        declared(typed, Join(), examples())
     assert caught.value.fix
 
 
@@ -174,7 +181,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder_dims(folder: Path, typed: str) -> tuple[Source, list[dict[int, str | None]], dict[str, Dim]]:
-    source = resolve(folder, shapes=parse_shapes(typed))
+    source = declared(typed, folder)
     return source, *dims_of(source)
 
 
@@ -205,10 +212,10 @@ def test_examples_of_a_folder_are_made_to_fit(folder: Path) -> None:
 @pytest.mark.parametrize("typed", ["input_ids=batch,sequence:1..41", "input_ids=batch,n:50..60", "input_ids=batch,41"])
 def test_more_than_the_model_has_is_refused(folder: Path, typed: str) -> None:
     with pytest.raises(UsageError, match="the model takes 1 to 40"):
-        resolve(folder, shapes=parse_shapes(typed))
+        declared(typed, folder)
 
 
 def test_examples_of_the_caller_are_never_resized(folder: Path) -> None:
     ids = torch.ones(2, 5, dtype=torch.int64)
     with pytest.raises(UsageError, match="axis 0 of 'input_ids' is 2"):
-        resolve(folder, {"input_ids": ids}, shapes=parse_shapes("input_ids=1,sequence"))
+        declared("input_ids=1,sequence", folder, {"input_ids": ids})

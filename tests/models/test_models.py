@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ingot.frontend.structure import flatten, take_apart
+from ingot.models import llama
 from ingot.models.catalogue import CATALOGUE, Entry
 from ingot.models.example import Example
 
@@ -69,3 +70,11 @@ def test_sizes_name_every_dynamic_dim_and_differ_from_the_example(entry: Entry, 
     for sizes in entry.sizes:
         assert set(sizes) == names
         assert sizes["batch"] != call.tensors[0].shape[0]
+
+
+@pytest.mark.parametrize("size_bytes", [512 << 20, 1 << 30])
+def test_the_large_llama_is_as_large_as_asked(size_bytes: int, seed: int) -> None:
+    # On the meta device, so that nothing is allocated.
+    with torch.device("meta"):
+        module = llama.large(seed, size_bytes=size_bytes).module
+    assert sum(weight.nbytes for weight in module.parameters()) == pytest.approx(size_bytes, rel=0.15)

@@ -36,6 +36,17 @@ class No:
 
 
 @dataclass(frozen=True, slots=True)
+class Covered:
+    """One row of a coverage table: operator sets `low` to `high` (None: all later ones) of an operator, and how."""
+
+    operator: str
+    low: int
+    high: int | None
+    dtypes: tuple[str, ...]
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """What the user said that a build may depend on."""
 
@@ -60,6 +71,10 @@ class Builder(Protocol):
     name: str
 
     def supports(self, node: ir.Node) -> Yes | No: ...
+
+    def coverage(self) -> Sequence[Covered]:
+        """Everything that `supports` says yes to, in alphabetical order."""
+        ...
 
     def build(self, model: ir.Model, options: BuildOptions) -> Built:
         """Lowers a copy of the graph structure (weights shared) and writes it as parts; `model` stays as it is."""

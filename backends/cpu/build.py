@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import onnx_ir as ir
 
-from ingot.backends.contract import BuildOptions, Built, No, Yes
+from ingot.backends.contract import BuildOptions, Built, Covered, No, Yes
 from ingot.backends.cpu.load import LOADER, LOCATION
 from ingot.backends.cpu.expand_attention_mask import ExpandAttentionMask
 from ingot.errors import BuildError, UnsupportedOperatorError
@@ -46,17 +45,22 @@ class CpuBuilder:
     def supports(self, node: ir.Node) -> Yes | No:
         """By the kernels that the installed ONNX Runtime lists, for the node's operator set and first input's dtype."""
         version = node.version if node.version is not None else _imported(node)
-        kernels = [
-            kernel for kernel in _kernels().get((node.domain, node.op_type), ()) if kernel.low <= version <= kernel.high
+        rows = [
+            row
+            for row in _rows().get(_qualified(node.domain, node.op_type), ())
+            if row.low <= version and (row.high is None or version <= row.high)
         ]
-        if not kernels:
-            if (node.domain, node.op_type) in _functions():
-                return Yes("standard operators that ONNX defines it by")
+        if not rows:
             return No(f"ONNX Runtime has no CPU kernel for {node.op_type} of operator set {version}")
         given = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-        if given is None or any(_tensor_type(given) in kernel.types or not kernel.types for kernel in kernels):
-            return Yes("ONNX Runtime kernel")
-        return No(f"ONNX Runtime's CPU kernel for {node.op_type} does not take {given.name.lower()}")
+        dtype = None if given is None else given.name.lower()
+        for row in rows:
+            if dtype is None or not row.dtypes or dtype in row.dtypes:
+                return Yes(row.how)
+        return No(f"ONNX Runtime's CPU kernel for {node.op_type} does not take {dtype}")
+
+    def coverage(self) -> list[Covered]:
+        return [row for name in sorted(_rows()) for row in _rows()[name]]
 
     def build(self, model: ir.Model, options: BuildOptions) -> Built:
         """Raises UnsupportedOperatorError, naming every node that ONNX Runtime has no kernel for and its line."""
@@ -171,49 +175,43 @@ def unsupported(model: ir.Model, builder: CpuBuilder) -> list[tuple[ir.Node, No]
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    low: int
-    high: int
-    types: frozenset[str]
-
-
 @cache
-def _kernels() -> dict[tuple[str, str], list[_Kernel]]:
+def _rows() -> dict[str, list[Covered]]:
+    """The kernels that the installed ONNX Runtime lists, and ONNX's own definitions where it has none."""
+    import onnx
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found: dict[tuple[str, str], list[_Kernel]] = {}
+    kernels: dict[tuple[str, int, int], set[str]] = {}
     for kernel in state.get_all_opkernel_def():
         if kernel.provider == _PROVIDER:
-            types = frozenset(kind for kinds in kernel.type_constraints.values() for kind in kinds)
-            key = (kernel.domain, kernel.op_name)
-            found.setdefault(key, []).append(_Kernel(*kernel.version_range, types))
-    return found
+            key = (_qualified(kernel.domain, kernel.op_name), *kernel.version_range)
+            kinds = kernels.setdefault(key, set())
+            kinds.update(kind for allowed in kernel.type_constraints.values() for kind in allowed)
+    rows: dict[str, list[Covered]] = {}
+    for (name, low, high), kinds in sorted(kernels.items()):
+        dtypes = tuple(sorted(kind.removeprefix("tensor(").rstrip(")") for kind in kinds))
+        last = None if high == _NO_END else high
+        rows.setdefault(name, []).append(Covered(name, low, last, dtypes, "ONNX Runtime kernel"))
+    for schema in onnx.defs.get_all_schemas_with_history():
+        name = _qualified(schema.domain, schema.name)
+        if name not in rows and (schema.has_function or schema.has_context_dependent_function):
+            rows[name] = [Covered(name, schema.since_version, None, (), "defined by other ONNX operators")]
+    return rows
 
 
-@cache
-def _functions() -> frozenset[tuple[str, str]]:
-    """Operators that ONNX itself defines by others; ONNX Runtime puts the definition in where it has no kernel."""
-    import onnx
+_NO_END = 2**31 - 1
 
-    schemas: Any = onnx.defs.get_all_schemas_with_history()
-    return frozenset(
-        (schema.domain, schema.name)
-        for schema in schemas
-        if schema.has_function or schema.has_context_dependent_function
-    )
+
+def _qualified(domain: str, operator: str) -> str:
+    return f"{domain}.{operator}" if domain else operator
 
 
 def _imported(node: ir.Node) -> int:
+    """The operator set that the graph around the node imports."""
     graph = node.graph
-    imports = graph.opset_imports if graph is not None else {}
-    return imports.get(node.domain, 1)
-
-
-def _tensor_type(dtype: ir.DataType) -> str:
-    names = {"float": "float", "double": "double", "bool": "bool", "string": "string"}
-    name = dtype.name.lower()
-    return f"tensor({names.get(name, name)})"
+    while graph is not None and not graph.opset_imports and getattr(graph, "parent_node", None) is not None:
+        graph = graph.parent_node.graph
+    return graph.opset_imports.get(node.domain, 1) if graph is not None else 1
 
 
 BUILDER = CpuBuilder()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from ingot.backends.targets import TARGETS, loader
+from ingot.backends.targets import TARGETS, builder, loader
 from ingot.cli.table import print_json, print_table
+from ingot.errors import RequirementError
 from ingot.file.header import Target
 from ingot.installed import installed_version
 from ingot.machine import cpu_model, default_threads, this_machine, thread_limits
@@ -28,9 +30,13 @@ _TOLD_PREFIXES = ("amx_", "asimd", "sve", "i8mm", "bf16")
 
 
 @click.command("env")
+@click.option("--coverage", metavar="TARGET", help="Print every operator that TARGET runs here, and how.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> None:
+def command(coverage: str | None, as_json: bool) -> None:
     """Show what is installed, this processor, the threads of a run, and what each target would need."""
+    if coverage is not None:
+        _print_coverage(coverage, as_json)
+        return
     data = environment()
     if as_json:
         print_json(data)
@@ -48,6 +54,20 @@ def command(as_json: bool) -> None:
             for missing in target[side]["missing"]:
                 click.echo(f"                needs {missing['requirement']}, found {missing['found']}")
                 click.echo(f"                try:  {missing['fix']}")
+
+
+def _print_coverage(target: str, as_json: bool) -> None:
+    backend = loader(target)
+    if unmet := backend.unmet(Target(target, {}, backend.needs), this_machine()):
+        missing = ", ".join(item.requirement for item in unmet)
+        raise RequirementError(f"target {target} needs {missing}", fix="; ".join(item.fix for item in unmet))
+    rows = builder(target).coverage()
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    headers = ("operator", "operator sets", "how", "dtypes")
+    sets = [f"{row.low}..{'' if row.high is None else row.high}" for row in rows]
+    print_table([(row.operator, span, row.how, ", ".join(row.dtypes)) for row, span in zip(rows, sets, strict=True)], headers)
 
 
 def environment() -> dict[str, Any]:

@@ -263,13 +263,15 @@ def _parse_header(source: _Source, data: bytes) -> Header:
             raise ValueError(f"its format is {written!r:.40}, for readers from {oldest!r:.40} on")
         if oldest > FORMAT:
             _refuse_newer(source, value, written, oldest)
-        return Header.from_json(value)
+        header = Header.from_json(value)
+        check_names(list(header.members))
     except ValueError as error:
         raise FormatError(
             f"the header is not readable: {error}", where=f"{source.path}, byte {HEADER_OFFSET}", fix=AGAIN
         ) from error
     except FormatError as error:
         raise FormatError(error.what, where=source.path, fix=error.fix or AGAIN) from error
+    return header
 
 
 def _refuse_newer(source: _Source, value: dict[str, Any], written: int, oldest: int) -> NoReturn:
@@ -285,20 +287,23 @@ def _refuse_newer(source: _Source, value: dict[str, Any], written: int, oldest: 
 
 def _places(source: _Source, header: Header) -> list[Place]:
     """Where members must lie; raises FormatError where the header says otherwise, so nothing overlaps or is hidden."""
-    check_names(list(header.members))
     places = lay_out((name, member.size_bytes) for name, member in header.members.items())
     lists = {digests_name(name): name for name, member in header.members.items() if member.digests is not None}
     above: tuple[str, Member] | None = None
     for place in places[1:]:
         member = header.members[place.name]
-        if member.offset != place.offset:
-            what = f"member '{place.name}' is said to begin at byte {member.offset}; the ones before it end at"
-            raise FormatError(f"{what} {place.start} and leave {place.offset}", where=source.path, fix=AGAIN)
         whose = lists.get(place.name)
         if whose is None:
             _check_large(source, place.name, member)
         elif above is None or above[0] != whose or not _is_list_of(member, above[1]):
             raise FormatError(f"'{place.name}' is no list of digests for '{whose}'", where=source.path, fix=AGAIN)
+        if member.offset != place.offset:
+            raise FormatError(
+                f"member '{place.name}' is said to begin at byte {member.offset}; behind the ones before it, which end "
+                f"at {place.start}, that is byte {place.offset}",
+                where=source.path,
+                fix=AGAIN,
+            )
         above = place.name, member
     return places
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ingot.file.header import Header, Target, Text
-from ingot.file.layout import HEADER_BYTES, closing, lay_out, record_place
+from ingot.file.layout import HEADER_BYTES, HEADER_OFFSET, closing, lay_out, record_place
 from ingot.file.read import EngineFile
 from ingot.file.write import Draft, Part
 from ingot.signature import Dim, Domain, Signature, Tensor
@@ -78,14 +78,19 @@ Forge = Callable[..., None]
 
 @pytest.fixture
 def forge() -> Forge:
-    """forge(path, edit): `edit` changes the header's JSON in place, or gives the text to put there instead."""
+    """forge(path, edit): `edit` changes the header's JSON in place, or gives the text to put there instead.
 
-    def to(path: Path, edit: Callable[[dict[str, Any]], bytes | None]) -> None:
+    `moved`: the zip structure follows the members that the edit left, not those that are there.
+    """
+
+    def to(path: Path, edit: Callable[[dict[str, Any]], bytes | None], *, moved: bool = False) -> None:
         with EngineFile.open(path) as file:
             members, record = file.header.members, file.record()
             value = file.header.to_json()
         text = edit(value)
         text = (json.dumps(value).encode() if text is None else text).ljust(HEADER_BYTES)
+        if moved:
+            members = Header.from_json(value).members
         places = lay_out((name, member.size_bytes) for name, member in members.items())
         behind = b'",' + json.dumps({"header_sha256": hashlib.sha256(text).hexdigest(), "record": record}).encode()[1:]
         last = b'{"sha256":"' + hashlib.sha256(behind).hexdigest().encode() + behind
@@ -93,7 +98,11 @@ def forge() -> Forge:
         crcs = [zlib.crc32(text), *(member.crc32 for member in members.values()), zlib.crc32(last)]
         end = closing([*places, place], crcs)
         with path.open("r+b") as out:
-            out.write(places[0].local_header(crcs[0]) + text)
+            for each, crc in zip(places, crcs, strict=False):
+                out.seek(each.start)
+                out.write(each.local_header(crc))
+            out.seek(HEADER_OFFSET)
+            out.write(text)
             out.seek(place.start)
             out.write(place.local_header(crcs[-1]) + last + end)
             out.truncate()
@@ -105,4 +114,3 @@ def forge() -> Forge:
 def left_behind(tmp_path: Path) -> Callable[[], list[str]]:
     """Names in the test's folder that hold a part of an engine file under a temporary name."""
     return lambda: [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
-

@@ -195,9 +195,7 @@ def test_a_part_of_another_size_than_it_said(makes: Any, left_behind: Callable[[
         ("a" * 256, "name is"),
     ],
 )
-def test_names_that_no_member_may_have(
-    makes: Any, left_behind: Callable[[], list[str]], name: str, said: str
-) -> None:
+def test_names_that_no_member_may_have(makes: Any, left_behind: Callable[[], list[str]], name: str, said: str) -> None:
     with pytest.raises(FormatError, match=re.escape(said)):
         Draft(makes.folder, "tiny", makes.header, [*makes.parts, Part.of(name, b"")])
     assert not left_behind()
@@ -216,7 +214,10 @@ def test_a_header_that_names_no_member(makes: Any) -> None:
 
 
 def test_a_record_with_nan_is_no_json(makes: Any, left_behind: Callable[[], list[str]]) -> None:
-    with pytest.raises(ValueError, match="JSON compliant"), Draft(makes.folder, "t", makes.header, makes.parts) as draft:
+    with (
+        pytest.raises(ValueError, match="JSON compliant"),
+        Draft(makes.folder, "t", makes.header, makes.parts) as draft,
+    ):
         draft.finish({"sqnr_db": float("nan")})
     assert not left_behind()
 

@@ -1,0 +1,114 @@
+"""The cpu target's compile side: coverage is ONNX Runtime's own, weights lie outside the graph, the same bytes each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from ingot.backends.contract import BuildOptions, No, Yes
+from ingot.backends.cpu.build import BUILDER, GRAPH, INLINE_BYTES, WEIGHTS
+from ingot.backends.cpu.load import LOCATION
+from ingot.errors import UnsupportedOperatorError
+from ingot.file.write import FIRST_MEMBER_OFFSET
+from ingot.ir.provenance import MODULE, SOURCE
+
+OPTIONS = BuildOptions(threads=1)
+
+
+def model(graph: str, opset: int = 24, **weights: np.ndarray[Any, Any]) -> ir.Model:
+    proto = onnx.parser.parse_model(f'<ir_version: 13, opset_import: ["": {opset}]> {graph}')
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    return ir.from_proto(proto)
+
+
+def node(operator: str, dtype: ir.DataType, domain: str = "", opset: int = 24) -> ir.Node:
+    value = ir.Value(name="x", type=ir.TensorType(dtype))
+    made = ir.node(operator, [value], domain=domain)
+    ir.Graph([value], made.outputs, nodes=[made], opset_imports={domain: opset})
+    return made
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gelu", "Attention", "LayerNormalization"])
+def test_supports_what_has_a_kernel(operator: str) -> None:
+    assert BUILDER.supports(node(operator, ir.DataType.FLOAT)) == Yes("ONNX Runtime kernel")
+
+
+def test_supports_what_onnx_defines_by_other_operators() -> None:
+    (row,) = (row for row in BUILDER.coverage() if row.operator == "Swish")
+    assert row.how == "defined by other ONNX operators"
+    assert BUILDER.supports(node("Swish", ir.DataType.FLOAT)) == Yes(row.how)
+
+
+def test_refuses_an_operator_or_a_dtype_without_a_kernel_and_says_why() -> None:
+    unknown = BUILDER.supports(node("NoSuchOperator", ir.DataType.FLOAT))
+    assert isinstance(unknown, No)
+    assert "no CPU kernel for NoSuchOperator" in unknown.reason
+    dtype = BUILDER.supports(node("Softmax", ir.DataType.BFLOAT16))
+    assert isinstance(dtype, No)
+    assert "does not take bfloat16" in dtype.reason
+
+
+def test_the_coverage_table_holds_what_supports_says() -> None:
+    rows = BUILDER.coverage()
+    assert [row.operator for row in rows] == sorted(row.operator for row in rows)
+    assert any(row.operator == "MatMul" and row.high is None and "float" in row.dtypes for row in rows)
+    assert not any(row.operator == "NoSuchOperator" for row in rows)
+
+
+def test_all_unsupported_nodes_are_named_at_once_with_their_lines() -> None:
+    wrong = model("g (bfloat16[N] x) => (bfloat16[N] y) { a = Softmax(x)  b = Abs(a)  y = Softmax(b) }")
+    for index, made in enumerate(wrong.graph):
+        made.metadata_props.update({MODULE: "head", SOURCE: f"model.py:{index + 1}: softmax(x)"})
+        made.outputs[0].type = ir.TensorType(ir.DataType.BFLOAT16)
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        BUILDER.build(wrong, OPTIONS)
+    assert "model.py:1" in caught.value.what
+    assert "model.py:3" in caught.value.what
+
+
+def test_large_weights_lie_outside_the_graph_once_and_aligned(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    first, second = (generator.standard_normal((32, 33)).astype(np.float32) for _ in range(2))
+    small = generator.standard_normal(33).astype(np.float32)
+    made = model(
+        "g (float[N, 32] x) => (float[N, 33] y) { a = MatMul(x, first)  b = MatMul(x, second)  c = Add(a, b)  y = Add(c, small) }",
+        first=first,
+        second=second,
+        small=small,
+    )
+    before = made.graph.num_nodes()
+    built = BUILDER.build(made, OPTIONS)
+    parts = {part.name: b"".join(bytes(chunk) for chunk in part.chunks()) for part in built.parts}
+    assert [part.name for part in built.parts] == [WEIGHTS, GRAPH]
+    assert all(len(parts[part.name]) == part.size_bytes for part in built.parts)
+    proto = onnx.load_from_string(parts[GRAPH])
+    places = {t.name: {e.key: e.value for e in t.external_data} for t in proto.graph.initializer if t.external_data}
+    assert set(places) == {"first", "second"}
+    assert small.nbytes <= INLINE_BYTES
+    for name, array in (("first", first), ("second", second)):
+        offset = int(places[name]["offset"]) - FIRST_MEMBER_OFFSET
+        assert offset % 64 == 0
+        assert parts[WEIGHTS][offset : offset + array.nbytes] == array.tobytes()
+        assert places[name]["location"] == LOCATION.decode()
+    assert made.graph.num_nodes() == before
+    assert made.graph.initializers["first"].const_value is not None
+    assert np.array_equal(made.graph.initializers["first"].const_value.numpy(), first)
+
+
+def test_nothing_of_the_machine_is_in_the_graph_and_it_is_the_same_each_time() -> None:
+    text = "g (float[N] x) => (float[N] y) { y = Neg(x) }"
+    graphs = []
+    for line in ("/somewhere/model.py:1", "/elsewhere/model.py:9"):
+        made = model(text)
+        next(iter(made.graph)).metadata_props[SOURCE] = line
+        made.producer_name = line
+        (graph,) = (part for part in BUILDER.build(made, OPTIONS).parts if part.name == GRAPH)
+        graphs.append(b"".join(bytes(chunk) for chunk in graph.chunks()))
+    assert graphs[0] == graphs[1]
+    onnxruntime.InferenceSession(graphs[0])

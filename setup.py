@@ -30,6 +30,7 @@ TEST = [
     "pytest-xdist>=3.8",
     "ruff>=0.17,<0.18",
     "sentence-transformers>=6.2,<7",
+    "setuptools>=77",
 ]
 
 setup(
@@ -38,7 +39,7 @@ setup(
     description="Turns a PyTorch model into one verified engine file that production loads without PyTorch.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     package_dir=ROOTS,
@@ -52,6 +53,7 @@ setup(
         "ingot.ir",
         "ingot.models",
         "ingot.passes",
+        "ingot.plugins",
         "ingot.runtime",
         "ingot.verify",
     ],
@@ -67,5 +69,11 @@ setup(
     },
     entry_points={"console_scripts": ["ingot = ingot.cli.main:main"]},
     options={"editable_wheel": {"mode": "strict"}},
-    classifiers=["Programming Language :: Python :: 3.11", "Typing :: Typed"],
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ingot
@@ -27,7 +28,9 @@ ROUNDS = 9
 HEAD = ("batch, length", "ours ms", "plain ms", "eager ms", "to plain", "to eager", "our dB", "plain dB")
 
 
-def compare(threads: int, rounds: int, shapes: tuple[tuple[int, int], ...] = minilm.SHAPES) -> list[dict[str, Any]]:
+def compare(
+    engine: Path, threads: int, rounds: int, shapes: tuple[tuple[int, int], ...] = minilm.SHAPES
+) -> list[dict[str, Any]]:
     """Each shape by all three in turn, at one number of threads; the caller's torch goes back to its own."""
     import torch
 
@@ -37,7 +40,7 @@ def compare(threads: int, rounds: int, shapes: tuple[tuple[int, int], ...] = min
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with ingot.load(minilm.engine(), threads=threads) as ours, torch.inference_mode():
+        with ingot.load(engine, threads=threads) as ours, torch.inference_mode():
             found = []
             for batch, length in shapes:
                 inputs = minilm.draw(batch, length, seed=batch * 1000 + length)
@@ -89,7 +92,8 @@ def table(found: list[dict[str, Any]]) -> Table:
 
 
 def run() -> Result:
-    found = [item for threads in THREADS for item in compare(threads, ROUNDS)]
+    engine = minilm.engine()
+    found = [item for threads in THREADS for item in compare(engine, threads, ROUNDS)]
     speedups = [item["to_plain"] for item in found]
     worst = min(item["worst_db"]["ours"] for item in found)
     return Result(

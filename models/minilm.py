@@ -9,7 +9,7 @@ from ingot.models.example import Example
 
 
 def folder() -> Path | None:
-    """The sentence-transformers folder in INGOT_MODEL_CACHE (.model-cache by default); None where it was not fetched."""
+    """The folder in INGOT_MODEL_CACHE (.model-cache by default); None where it was not fetched."""
     home = Path(os.environ.get("INGOT_MODEL_CACHE", ".model-cache")) / "minilm"
     return home if (home / "model.safetensors").is_file() else None
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from ingot.backends.targets import loader
 from ingot.errors import UsageError
+from ingot.frontend.shapes import parse_shapes
 from ingot.machine import default_threads
 
 
@@ -61,25 +63,27 @@ def command(
     """
     if output is not None:
         _writable(output)
+    targets = tuple(name.strip() for name in target.split(","))
+    for name in targets:
+        loader(name)
+    declared = parse_shapes(shapes) if shapes else None
     show = Shown(silent=quiet or as_json)
-    show.begin("import torch")
+    show.begin("read the model")
+    from ingot.frontend.source import load_inputs, resolve
+
+    source = resolve(model, load_inputs(inputs) if inputs else None)
     # Seconds of imports, only once what was typed can be meant.
     from ingot.frontend.declare import declare_shapes
     from ingot.frontend.python_object import import_name
-    from ingot.frontend.shapes import parse_shapes
-    from ingot.frontend.source import load_inputs, resolve
     from ingot.pipeline import CompileOptions, compile_source
     from ingot.runtime.open import open_engine
 
     options = CompileOptions(
-        targets=tuple(name.strip() for name in target.split(",")),
+        targets=targets,
         verify=verify,
         threads=threads or default_threads(),
         translations=import_name(translations) if translations else {},
     )
-    declared = parse_shapes(shapes) if shapes else None
-    show.begin("read the model")
-    source = resolve(model, load_inputs(inputs) if inputs else None)
     if declared is not None:
         declare_shapes(source, declared)
     path = output or Path(f"{source.name}.ingot")

@@ -60,7 +60,7 @@ class Source:
     module: torch.nn.Module
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
-    dynamic_shapes: Any | None = None
+    dynamic_shapes: Any = None
     domains: dict[str, Domain] = field(default_factory=dict)
     text: TextSource | None = None
     warnings: list[str] = field(default_factory=list)

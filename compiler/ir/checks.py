@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -11,16 +10,16 @@ import onnx_ir as ir
 from ingot.errors import PassError
 from ingot.ir.provenance import where
 
-# Up to here the digest reads the bytes of a tensor; above, a tensor is told from another by being another object.
+# Up to here a fingerprint reads the bytes of a tensor; above, a tensor is told from another by being another object.
 SMALL_TENSOR_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Equal when two states of one model have the same structure. Two models never compare: large weights go by
-    identity, which is why the tensors are held: an identity is only good while its object lives."""
+    """Equal when two states of one model have the same structure. Two models never compare: values and large weights
+    go by identity, which is why both are held: an identity is only good while its object lives."""
 
-    digest: str
+    structure: tuple[object, ...] = field(repr=False)
     tensors: tuple[ir.TensorProtocol, ...] = field(compare=False, repr=False)
 
 
@@ -43,14 +42,13 @@ class Interface:
 
 
 def fingerprint(model: ir.Model) -> Fingerprint:
-    """Digest of operators, domains, attributes, edges, value names, shapes and dtypes, and of the initializers by
-    name, shape, dtype and data. Metadata is left out. Linear in the nodes: about 15 µs each."""
+    """Operators, domains, attributes, edges, value names, shapes and dtypes, and the initializers by name, shape, dtype
+    and data. Metadata is left out. Linear in the nodes: about 5 µs each."""
     tensors: list[ir.TensorProtocol] = []
-    digest = hashlib.sha256()
-    for line in _model_lines(model, tensors):
-        digest.update(line.encode())
-        digest.update(b"\n")
-    return Fingerprint(digest.hexdigest(), tuple(tensors))
+    structure = [_imports(model.opset_imports), _graph_structure(model.graph, tensors)]
+    for identifier, function in model.functions.items():
+        structure.append((identifier, _imports(function.opset_imports), _graph_structure(function.graph, tensors)))
+    return Fingerprint(tuple(structure), tuple(tensors))
 
 
 def check_model(model: ir.Model, *, after: str, interface: Interface | None = None) -> None:
@@ -158,62 +156,65 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def _model_lines(model: ir.Model, tensors: list[ir.TensorProtocol]) -> Iterator[str]:
-    yield str(sorted(model.opset_imports.items()))
-    yield from _graph_lines(model.graph, tensors)
-    for identifier, function in model.functions.items():
-        yield f"function {identifier} {sorted(function.opset_imports.items())}"
-        yield from _graph_lines(function.graph, tensors)
+# A structure is made of tuples of what cannot change: strings, numbers, dims, and the values themselves, which compare
+# by identity. By name they would not do: a reader of a value that was replaced by one of the same name reads nothing.
 
 
-def _graph_lines(graph: ir.Graph, tensors: list[ir.TensorProtocol]) -> Iterator[str]:
-    yield "in " + _values(graph.inputs, _described)
-    # Their order means nothing, and reading shapes with onnx reshuffles it.
-    for name in sorted(graph.initializers):
-        value = graph.initializers[name]
-        yield f"init {_described(value)} {_tensor(value.const_value, tensors)}"
-    for node in graph:
-        yield f"{node.domain}::{node.op_type}:{node.overload}({_values(node.inputs, _named)})"
-        yield "= " + _values(node.outputs, _described)
-        for attribute in node.attributes.values():
-            yield from _attribute_lines(attribute, tensors)
-    yield "out " + _values(graph.outputs, _named)
+def _imports(imports: dict[str, int]) -> tuple[object, ...]:
+    return tuple(sorted(imports.items()))
 
 
-def _attribute_lines(attribute: ir.Attr, tensors: list[ir.TensorProtocol]) -> Iterator[str]:
+def _graph_structure(graph: ir.Graph, tensors: list[ir.TensorProtocol]) -> tuple[object, ...]:
+    return (
+        _values(graph.inputs),
+        # Their order means nothing, and reading shapes with onnx reshuffles it.
+        tuple(
+            (value, *_described(value), _tensor(value.const_value, tensors))
+            for _, value in sorted(graph.initializers.items())
+        ),
+        tuple(_node_structure(node, tensors) for node in graph),
+        tuple(graph.outputs),
+    )
+
+
+def _node_structure(node: ir.Node, tensors: list[ir.TensorProtocol]) -> tuple[object, ...]:
+    attributes = [_attribute(attribute, tensors) for attribute in node.attributes.values()]
+    return (node.domain, node.op_type, node.overload, node.inputs, _values(node.outputs), *attributes)
+
+
+def _values(values: Iterable[ir.Value]) -> tuple[object, ...]:
+    return tuple([(value, *_described(value)) for value in values])
+
+
+def _described(value: ir.Value) -> tuple[object, ...]:
+    kind, shape = value.type, value.shape
+    dtype = kind.dtype if type(kind) is ir.TensorType else str(kind)
+    return value.name, dtype, None if shape is None else shape.dims
+
+
+def _attribute(attribute: ir.Attr, tensors: list[ir.TensorProtocol]) -> tuple[object, ...]:
+    value: object = attribute.value
+    kind = attribute.type
     if attribute.is_ref():
-        yield f"{attribute.name}=@{attribute.ref_attr_name}"
-    elif attribute.type == ir.AttributeType.TENSOR:
-        yield f"{attribute.name}={_tensor(attribute.as_tensor(), tensors)}"
-    elif attribute.type == ir.AttributeType.TENSORS:
-        yield f"{attribute.name}={[_tensor(tensor, tensors) for tensor in attribute.as_tensors()]}"
-    elif attribute.type == ir.AttributeType.GRAPH:
-        yield f"{attribute.name}=graph"
-        yield from _graph_lines(attribute.as_graph(), tensors)
-    elif attribute.type == ir.AttributeType.GRAPHS:
-        for graph in attribute.as_graphs():
-            yield f"{attribute.name}=graphs"
-            yield from _graph_lines(graph, tensors)
-    else:
-        yield f"{attribute.name}={attribute.value!r}"
+        value = attribute.ref_attr_name
+    elif kind == ir.AttributeType.TENSOR:
+        value = _tensor(attribute.as_tensor(), tensors)
+    elif kind == ir.AttributeType.TENSORS:
+        value = tuple(_tensor(tensor, tensors) for tensor in attribute.as_tensors())
+    elif kind == ir.AttributeType.GRAPH:
+        value = _graph_structure(attribute.as_graph(), tensors)
+    elif kind == ir.AttributeType.GRAPHS:
+        value = tuple(_graph_structure(graph, tensors) for graph in attribute.as_graphs())
+    elif not isinstance(value, (int, str)):
+        # As text 0.0 is not -0.0, and what is not a number equals itself.
+        value = repr(value)
+    return attribute.name, kind, value
 
 
-def _values(values: Iterable[ir.Value | None], text: Callable[[ir.Value], str]) -> str:
-    return ", ".join("-" if value is None else text(value) for value in values)
-
-
-def _named(value: ir.Value) -> str:
-    return repr(value.name)
-
-
-def _described(value: ir.Value) -> str:
-    return f"{value.name!r} {value.type} {value.shape}"
-
-
-def _tensor(tensor: ir.TensorProtocol | None, tensors: list[ir.TensorProtocol]) -> str:
+def _tensor(tensor: ir.TensorProtocol | None, tensors: list[ir.TensorProtocol]) -> tuple[object, ...]:
     if tensor is None:
-        return "-"
+        return ()
     if tensor.nbytes <= SMALL_TENSOR_BYTES and not isinstance(tensor, (ir.LazyTensor, ir.StringTensor)):
-        return f"{tensor.dtype} {tensor.shape} {tensor.tobytes().hex()}"
+        return tensor.dtype, tensor.shape.dims, tensor.tobytes()
     tensors.append(tensor)
-    return f"{tensor.dtype} {tensor.shape} #{id(tensor)}"
+    return tensor.dtype, tensor.shape.dims, id(tensor)

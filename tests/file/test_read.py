@@ -132,7 +132,7 @@ def test_a_file_that_may_not_be_read(makes: Any) -> None:
             os.seteuid(0)
 
 
-def put(value: Value, path: str, new: Any) -> None:
+def put(value: Any, path: str, new: Any) -> None:
     """put(header, "members|cpu/graph.onnx|offset", 0): keys apart by "|", for names hold dots and slashes."""
     *parents, last = path.split("|")
     for key in parents:

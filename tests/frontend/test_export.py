@@ -222,3 +222,21 @@ def test_a_model_without_tensors_is_refused() -> None:
 
     with pytest.raises(CompileError, match="called without a tensor"):
         export(Source("model", Constant()))
+
+
+class LearnedBias(torch.nn.Module):
+    """Attention whose mask is a parameter: with gradients it runs another kernel, of another memory layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.randn(1, 2, 6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = x.unflatten(-1, (2, -1)).transpose(1, 2)
+        y = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias)
+        return y.transpose(1, 2).contiguous().view(x.shape[0], 6, -1)
+
+
+def test_attention_under_a_learned_bias_is_traced_as_it_runs() -> None:
+    found = trace(LearnedBias(), torch.randn(3, 6, 8))
+    assert found.signature.outputs[0].shape == ("batch", 6, 8)

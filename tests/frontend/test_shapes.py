@@ -136,7 +136,8 @@ def test_an_axis_that_tracing_finds_equal_goes_by_the_name() -> None:
 
 class Nest(torch.nn.Module):
     def forward(self, batch: dict[str, Any], scale: float) -> torch.Tensor:
-        return batch["pair"][0] + batch["pair"][1] * scale
+        left, right = batch["pair"]
+        return torch.add(left, right, alpha=scale)
 
 
 def test_nested_inputs_are_named_by_their_path() -> None:

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ IDS_AND_MASK = {"input_ids": Domain(0, 98), "attention_mask": Domain(0, 1, "mask
 BERT_INPUTS = {**IDS_AND_MASK, "token_type_ids": Domain(0, 1)}
 DECODER = {"decoder_input_ids": Domain(0, 98)}
 
-CASES: dict[str, tuple[str, dict[str, Any], dict[str, Domain | None], dict[str, int | None], list[str]]] = {
+Case = tuple[str, Mapping[str, Any], Mapping[str, Domain | None], Mapping[str, int | None], list[str]]
+
+CASES: dict[str, Case] = {
     # architecture: config class, its values, inputs with domains, dims with bounds, names of the outputs
     "BertModel": ("BertConfig", BERT, BERT_INPUTS, {"sequence": 40}, ["last_hidden_state", "pooler_output"]),
     "BertForSequenceClassification": ("BertConfig", BERT, BERT_INPUTS, {"sequence": 40}, ["logits"]),

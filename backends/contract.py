@@ -70,7 +70,9 @@ class Builder(Protocol):
 
     name: str
 
-    def supports(self, node: ir.Node) -> Yes | No: ...
+    def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
+        """`imports` maps a domain to the version of its operator set, which a node in a body cannot tell by itself."""
+        ...
 
     def coverage(self) -> Sequence[Covered]:
         """Everything that `supports` says yes to, in alphabetical order."""

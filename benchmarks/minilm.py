@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -71,6 +72,8 @@ def plain_export(model: Source) -> Path:
 
     path = cache() / f"plain-{installed_version('torch')}.onnx"
     if not path.is_file():
+        # It tells of every optional package that it did not find.
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(

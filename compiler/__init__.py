@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if __name__ != "ingot":
-    raise ImportError(f"this folder is the package `ingot`, not `{__name__}`: type `pip install -e .` and `import ingot`")
+    raise ImportError(f"this folder is the package `ingot`, not `{__name__}`: `pip install -e .`, then `import ingot`")
 
 if TYPE_CHECKING:
     from ingot.api import check, compile, load

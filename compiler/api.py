@@ -77,4 +77,5 @@ def _opened(path: Path, threads: int, on_close: Callable[[], None]) -> Engine:
     """The engine just made, its file gone with it."""
     file = EngineFile.open(path)
     target = file.header.targets[0]
-    return Engine(file, target, loader(target.name).load(file, target, threads=threads), threads=threads, on_close=on_close)
+    session = loader(target.name).load(file, target, threads=threads)
+    return Engine(file, target, session, threads=threads, on_close=on_close)

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import onnx_ir as ir
-
 from ingot.backends.contract import BuildOptions, Built
 from ingot.backends.targets import builder, loader
 from ingot.errors import UsageError
@@ -209,9 +207,7 @@ def _header(
 
 
 def _text(text: TextSource) -> Text:
-    return Text(
-        TOKENIZER, text.inputs, text.max_tokens, text.pad_id, text.output, text.prompts, text.default_prompt
-    )
+    return Text(TOKENIZER, text.inputs, text.max_tokens, text.pad_id, text.output, text.prompts, text.default_prompt)
 
 
 TOKENIZER = "tokenizer.json"

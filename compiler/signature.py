@@ -1,6 +1,6 @@
 """What goes into an engine and what comes out: tensors, named dims with bounds, domains, and the model's own structure.
 
-A tree describes structure as plain JSON, so that an engine file can carry it and nothing in the file names a class to import:
+A tree describes structure as plain JSON: an engine file can carry it, and nothing in the file names a class to import.
 
     {"tensor": 3}                      the fourth input (or output) of the flat list
     {"tuple": [tree, ...]}             also lists: {"list": [tree, ...]}
@@ -129,7 +129,9 @@ class Signature:
             signature = Signature(
                 inputs=tuple(_tensor_from_json(item) for item in data["inputs"]),
                 outputs=tuple(_tensor_from_json(item) for item in data["outputs"]),
-                dims=tuple(Dim(str(item["name"]), int(item["min"]), _optional_int(item["max"])) for item in data["dims"]),
+                dims=tuple(
+                    Dim(str(item["name"]), int(item["min"]), _optional_int(item["max"])) for item in data["dims"]
+                ),
                 parameters={str(name): tree for name, tree in data["parameters"]},
                 result=data["result"],
             )

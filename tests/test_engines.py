@@ -1,4 +1,4 @@
-"""Every model of the catalogue: compiled, saved, loaded where there is no PyTorch, run at other sizes, held to eager."""
+"""Every model of the catalogue: compiled, saved, loaded without PyTorch, run at other sizes, held to eager."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole compile: verified or not written, named where it goes wrong, the same bytes each time, the module left alone."""
+"""The whole compile: verified or not written, faults located, the same bytes each time, the module left alone."""
 
 from __future__ import annotations
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import onnx_ir as ir
 
 from ingot.backends.contract import BuildOptions, Built, Covered, No, Yes
-from ingot.backends.cpu.load import LOADER, LOCATION
 from ingot.backends.cpu.expand_attention_mask import ExpandAttentionMask
+from ingot.backends.cpu.load import LOADER, LOCATION
 from ingot.errors import BuildError, UnsupportedOperatorError
 from ingot.file.header import Target
 from ingot.file.write import FIRST_MEMBER_OFFSET, Part
@@ -42,9 +43,9 @@ class CpuBuilder:
 
     name = "cpu"
 
-    def supports(self, node: ir.Node) -> Yes | No:
+    def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         """By the kernels that the installed ONNX Runtime lists, for the node's operator set and first input's dtype."""
-        version = node.version if node.version is not None else _imported(node)
+        version = node.version or imports.get(node.domain, 1)
         rows = [
             row
             for row in _rows().get(_qualified(node.domain, node.op_type), ())
@@ -165,7 +166,7 @@ def unsupported(model: ir.Model, builder: CpuBuilder) -> list[tuple[ir.Node, No]
     def walk(graph: ir.Graph) -> None:
         for node in graph:
             if (node.domain, node.op_type, node.overload) not in model.functions:
-                answer = builder.supports(node)
+                answer = builder.supports(node, model.opset_imports)
                 if isinstance(answer, No):
                     found.append((node, answer))
             for inner in subgraphs(node):
@@ -192,7 +193,8 @@ def _rows() -> dict[str, list[Covered]]:
         dtypes = tuple(sorted(kind.removeprefix("tensor(").rstrip(")") for kind in kinds))
         last = None if high == _NO_END else high
         rows.setdefault(name, []).append(Covered(name, low, last, dtypes, "ONNX Runtime kernel"))
-    for schema in onnx.defs.get_all_schemas_with_history():
+    schemas: Any = onnx.defs.get_all_schemas_with_history()
+    for schema in schemas:
         name = _qualified(schema.domain, schema.name)
         if name not in rows and (schema.has_function or schema.has_context_dependent_function):
             rows[name] = [Covered(name, schema.since_version, None, (), "defined by other ONNX operators")]
@@ -204,14 +206,6 @@ _NO_END = 2**31 - 1
 
 def _qualified(domain: str, operator: str) -> str:
     return f"{domain}.{operator}" if domain else operator
-
-
-def _imported(node: ir.Node) -> int:
-    """The operator set that the graph around the node imports."""
-    graph = node.graph
-    while graph is not None and not graph.opset_imports and getattr(graph, "parent_node", None) is not None:
-        graph = graph.parent_node.graph
-    return graph.opset_imports.get(node.domain, 1) if graph is not None else 1
 
 
 BUILDER = CpuBuilder()

@@ -30,7 +30,8 @@ class ExpandAttentionMask(Pass):
             axis = len(query.shape) - 2
             if mask.shape[-2] != 1 or same_dim(query.shape[axis], 1):
                 if not same_dim(mask.shape[-2], query.shape[axis]):
-                    notes.decline(node, f"its mask has a height of {mask.shape[-2]}, its queries of {query.shape[axis]}")
+                    height = f"a height of {mask.shape[-2]}, its queries of {query.shape[axis]}"
+                    notes.decline(node, f"its mask has {height}")
                 continue
             node.replace_input_with(3, _expanded(node, query, mask, axis, names))
             notes.rewrites += 1
@@ -42,7 +43,8 @@ def _expanded(node: ir.Node, query: ir.Value, mask: ir.Value, axis: int, names: 
     assert mask.shape is not None
     assert query.shape is not None
     height = ir.node("Shape", [query], {"start": axis, "end": axis + 1})
-    one = add_constant(node.graph, fresh_name(f"{node.outputs[0].name}_mask_one", names), ir.tensor([1], ir.DataType.INT64))
+    one_name = fresh_name(f"{node.outputs[0].name}_mask_one", names)
+    one = add_constant(node.graph, one_name, ir.tensor([1], ir.DataType.INT64))
     target = ir.node("Concat", [height.outputs[0], one], {"axis": 0})
     expand = ir.node("Expand", [mask, target.outputs[0]])
     for made, what in ((height, "height"), (target, "target"), (expand, "expanded")):
@@ -50,7 +52,7 @@ def _expanded(node: ir.Node, query: ir.Value, mask: ir.Value, axis: int, names: 
         copy_provenance(node, made)
     height.outputs[0].dtype = target.outputs[0].dtype = ir.DataType.INT64
     result = expand.outputs[0]
-    result.dtype = mask.dtype
+    result.type = mask.type
     result.shape = ir.Shape([*mask.shape[:-2], query.shape[axis], mask.shape[-1]])
     node.graph.insert_before(node, [height, target, expand])
     return result

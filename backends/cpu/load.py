@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -243,7 +244,7 @@ def _errors(onnxruntime: Any) -> tuple[type[BaseException], ...]:
 def _said(error: BaseException) -> str:
     """The first line without the runtime's own prefix, cut to a length that can be read."""
     text = str(error).strip().partition("\n")[0]
-    return text.rpartition("[ONNXRuntimeError] : ")[2][:400]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)[:400]
 
 
 LOADER = CpuLoader()

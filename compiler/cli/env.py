@@ -67,7 +67,9 @@ def _print_coverage(target: str, as_json: bool) -> None:
         return
     headers = ("operator", "operator sets", "how", "dtypes")
     sets = [f"{row.low}..{'' if row.high is None else row.high}" for row in rows]
-    print_table([(row.operator, span, row.how, ", ".join(row.dtypes)) for row, span in zip(rows, sets, strict=True)], headers)
+    print_table(
+        [(row.operator, span, row.how, ", ".join(row.dtypes)) for row, span in zip(rows, sets, strict=True)], headers
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -24,7 +24,7 @@ _HINTS = (torch.export.Dim.AUTO, torch.export.Dim.DYNAMIC)
 
 @dataclass(slots=True)
 class AxisPlan:
-    """What is wanted of one axis of one input: a name or expression (None: torch names it), and whether it must vary."""
+    """What is wanted of an axis of an input: a name or expression (None: torch names it), and whether it must vary."""
 
     name: str | None
     must_vary: bool
@@ -91,7 +91,9 @@ def _read_spec(spec: Any, tree: Tree, path: str, tensors: Sequence[torch.Tensor]
     entries = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
     for axis, entry in entries:
         if not isinstance(axis, int) or not -rank <= axis < rank:
-            raise UsageError(f"dynamic_shapes gives {path} an axis {axis!r}; it has {rank} axes", fix=f"0 to {rank - 1}")
+            raise UsageError(
+                f"dynamic_shapes gives {path} an axis {axis!r}; it has {rank} axes", fix=f"0 to {rank - 1}"
+            )
         planned = _read_entry(entry, made.bounds)
         if planned is not None:
             made.axes[index][axis % rank] = planned
@@ -218,7 +220,9 @@ def _settled(size: int | torch.SymInt) -> int | torch.SymInt:
 def _expression(label: str, symbols: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:
     part = linear(label)
     if part is None:
-        raise UsageError(f"'{label}' is not a dim", fix="a name, or a whole multiple of one plus a number: '2*length + 1'")
+        raise UsageError(
+            f"'{label}' is not a dim", fix="a name, or a whole multiple of one plus a number: '2*length + 1'"
+        )
     return part.scale * sympy.Symbol(part.dim) + part.offset
 
 

@@ -23,6 +23,7 @@ from ingot.frontend.failure import explain_export_failure, explain_translation_f
 from ingot.frontend.source import Source
 from ingot.frontend.structure import Call, FlatModule, Result, take_apart
 from ingot.ir.provenance import compact_provenance
+from ingot.ir.rewrite import fresh_name
 from ingot.signature import Domain, Signature, Tensor, Tree, leaves
 
 OPSET = 24
@@ -127,9 +128,9 @@ def _with_padding(call: Call, tensors: list[torch.Tensor], domains: dict[str, Do
     sized = []
     for name, tensor in zip(call.names, tensors, strict=True):
         integral = not tensor.is_floating_point() and not tensor.is_complex()
-        if name not in domains and "mask" in name.rsplit(".", 1)[-1] and integral and tensor.dim() == 2:
-            if bool(((tensor == 0) | (tensor == 1)).all()):
-                domains[name] = Domain(0, 1, "mask")
+        named = "mask" in name.rsplit(".", 1)[-1] and name not in domains
+        if named and integral and tensor.dim() == 2 and bool(((tensor == 0) | (tensor == 1)).all()):
+            domains[name] = Domain(0, 1, "mask")
         mask = name in domains and domains[name].role == "mask"
         if mask and tensor.dim() >= 1 and tensor.shape[-1] > 1 and bool((tensor == 1).all()):
             tensor = tensor.clone()
@@ -148,7 +149,8 @@ def _refuse_state(program: torch.export.ExportedProgram, call: Call, notes: list
         )
     positions = {node.name: name for node, name in zip(_user_placeholders(program), call.names, strict=True)}
     for mutated in program.graph_signature.user_inputs_to_mutate.values():
-        notes.append(f"forward writes into its input '{positions[mutated]}'; the engine leaves the caller's array alone")
+        name = positions[mutated]
+        notes.append(f"forward writes into its input '{name}'; the engine leaves the caller's array alone")
 
 
 def _user_placeholders(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
@@ -160,9 +162,11 @@ def _user_placeholders(program: torch.export.ExportedProgram) -> list[torch.fx.N
 def _embedding_domain(name: str, node: torch.fx.Node) -> dict[str, Domain]:
     """An input that indexes a table may hold that table's row numbers and nothing else."""
     rows = [
-        user.args[0].meta["val"].shape[0]
+        table.meta["val"].shape[0]
         for user in node.users
         if user.target is torch.ops.aten.embedding.default and user.args[1] is node
+        for table in user.args[:1]
+        if isinstance(table, torch.fx.Node)
     ]
     return {name: Domain(0, min(rows) - 1)} if rows else {}
 
@@ -178,23 +182,25 @@ def _finish(
     """Gives inputs, outputs, weights and dims the model's own names, and returns the signature."""
     graph = model.graph
     compact_provenance(model, root="model")
+    taken = {str(value.name): value for value in _values(graph)}
     inputs = []
     for value, name, shape, tensor in zip(graph.inputs, call.names, traced.shapes, values, strict=True):
-        value.name = name
+        _claim(name, value, taken)
         inputs.append(Tensor(name, _dtype(tensor.dtype), shape, domains.get(name)))
-    for name in [name for name in graph.initializers if name.startswith("model.")]:
-        weight = graph.initializers.pop(name)
-        weight.name = name.removeprefix("model.")
-        graph.initializers.add(weight)
+    for weight in list(graph.initializers.values()):
+        own = str(weight.name).removeprefix("model.")
+        _claim(f"{own}.weight" if own in call.names else own, weight, taken)
     _rename_dims(graph, traced)
     outputs = []
     for index, (path, _) in enumerate(leaves(result)):
         name = path if path and not path[0].isdigit() else f"output_{path}" if path else "output"
+        name = f"{name}_output" if name in call.names else name
         inner = graph.outputs[index]
         node = ir.node("Identity", [inner])
         graph.append(node)
         outer = node.outputs[0]
-        outer.name, outer.shape, outer.type = name, inner.shape, inner.type
+        outer.shape, outer.type = inner.shape, inner.type
+        _claim(name, outer, taken)
         graph.outputs[index] = outer
         assert outer.shape is not None
         assert outer.dtype is not None
@@ -203,10 +209,27 @@ def _finish(
     return Signature(tuple(inputs), tuple(outputs), tuple(traced.dims), call.trees, result)
 
 
+def _claim(name: str, owner: ir.Value, taken: dict[str, ir.Value]) -> None:
+    """Names a value; one inside the graph that torch happened to name so gets another name."""
+    other = taken.get(name)
+    if other is not None and other is not owner:
+        fresh = fresh_name(name, set(taken))
+        other.name, taken[fresh] = fresh, other
+    if owner.name is not None and taken.get(owner.name) is owner:
+        del taken[owner.name]
+    owner.name, taken[name] = name, owner
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
 def _rename_dims(graph: ir.Graph, traced: Traced) -> None:
     known: dict[str, str] = {}
-    seen = [*graph.inputs, *graph.outputs, *(output for node in graph.all_nodes() for output in node.outputs)]
-    for value in seen:
+    for value in [*_values(graph), *graph.outputs]:
         if value.shape is None or value.shape.frozen:
             continue
         for axis, dim in enumerate(value.shape):

@@ -21,7 +21,9 @@ _SIZE_FIX = """keep the size out of the data: mask instead of cutting, e.g.
              keep = torch.arange(x.shape[0]) < n     # n a tensor, not n.item()
              y = torch.where(keep[:, None], x, 0)"""
 
-_NUMPY_FIX = "keep the computation in torch: torch.from_numpy(table) once in __init__ (a buffer), torch functions in forward"
+_NUMPY_FIX = (
+    "keep the computation in torch: torch.from_numpy(table) once in __init__ (a buffer), torch functions in forward"
+)
 
 
 def explain_export_failure(error: Exception, module: torch.nn.Module, call: Call) -> CompileError:
@@ -58,7 +60,9 @@ def explain_export_failure(error: Exception, module: torch.nn.Module, call: Call
 
 
 def explain_translation_failure(
-    error: Exception, program: torch.export.ExportedProgram, translations: Mapping[Callable[..., Any], Callable[..., Any]]
+    error: Exception,
+    program: torch.export.ExportedProgram,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]],
 ) -> CompileError:
     """Every operator of the trace without a translation, each with the line that calls it."""
     missing = _untranslated(program, translations)
@@ -114,14 +118,15 @@ def _untranslated(
 
     registry = ONNXRegistry.from_torchlib()
     for target, function in translations.items():
-        registry.register_op(target, function)  # type: ignore[arg-type]
+        registry.register_op(target, function)
     missing: dict[str, str] = {}
     for node in decompose_with_registry(program, registry).graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if node.target.namespace != "aten" or not registry.is_registered(node.target):
-            if not registry.is_registered(node.target) and "_assert" not in str(node.target) and "sym_" not in str(node.target):
-                missing.setdefault(str(node.target), _fx_line(node))
+        name = str(node.target)
+        # Assertions are dropped and sizes translated without a table.
+        if not registry.is_registered(node.target) and "_assert" not in name and "sym_" not in name:
+            missing.setdefault(name, _fx_line(node))
     return missing
 
 

@@ -1,4 +1,4 @@
-"""Between the model's own call (nested arguments, dataclass results) and flat lists of tensors, with the trees that tie both.
+"""Between the model's own call (nested arguments, dataclass results) and flat lists of tensors: trees that tie both.
 
 The trees are those of ingot.signature. One flattening serves tracing and the eager reference, so that the two cannot
 disagree about which output is which.
@@ -40,7 +40,9 @@ def _flatten(value: Any, tensors: list[torch.Tensor], path: str) -> Tree:
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # transformers' ModelOutput is a dataclass and a mapping of the fields that are not None
-        fields = value if isinstance(value, Mapping) else {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = (
+            value if isinstance(value, Mapping) else {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        )
         return {"object": children(fields), "type": type(value).__name__}
     if isinstance(value, Mapping):
         return {"dict": children(value)}
@@ -84,7 +86,7 @@ class Call:
                 arguments[name] = {key: values[key] for key in given}
             else:
                 arguments[name] = values[name]
-        rebuilt = inspect.BoundArguments(self.bound.signature, arguments)  # type: ignore[arg-type]
+        rebuilt = inspect.BoundArguments(self.bound.signature, arguments)
         return rebuilt.args, rebuilt.kwargs
 
     def _value(self, name: str) -> Any:
@@ -129,14 +131,16 @@ def unflatten(tree: Tree, tensors: Sequence[torch.Tensor], *, like: Any) -> Any:
     if "constant" in tree:
         return tree["constant"]
     if "dict" in tree or ("object" in tree and isinstance(like, Mapping)):
-        branches = tree.get("dict", tree.get("object"))
-        assert branches is not None
-        items = {key: unflatten(branches[str(key)], tensors, like=like[key]) for key in like}
-        return type(like)(items) if "dict" in tree else type(like)(**items)
+        branches = tree["dict"] if "dict" in tree else tree["object"]
+        entries = {key: unflatten(branches[str(key)], tensors, like=like[key]) for key in like}
+        return type(like)(entries) if "dict" in tree else type(like)(**entries)
     if "object" in tree:
         fields = {key: unflatten(child, tensors, like=getattr(like, key)) for key, child in tree["object"].items()}
         return type(like)(**fields)
-    items = [unflatten(child, tensors, like=item) for child, item in zip(tree.get("tuple", tree.get("list")), like, strict=True)]
+    items = [
+        unflatten(child, tensors, like=item)
+        for child, item in zip(tree["tuple"] if "tuple" in tree else tree["list"], like, strict=True)
+    ]
     return type(like)(items)
 
 

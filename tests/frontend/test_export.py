@@ -1,4 +1,4 @@
-"""Tracing: torch.export's silent traps are errors or notes, names are the model's own, failures name the user's line."""
+"""Tracing: torch.export's silent traps are errors or notes, names are the model's, failures name the user's line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import ingot
 from ingot.errors import CompileError, ExportError, UnsupportedOperatorError, UsageError
 from ingot.frontend.export import Exported, export
 from ingot.frontend.source import Source
@@ -53,6 +54,24 @@ def test_names_are_the_models_own() -> None:
     assert [tensor.name for tensor in found.signature.outputs] == ["logits", "parts.0", "parts.1.0"]
     assert [value.name for value in found.model.graph.outputs] == ["logits", "parts.0", "parts.1.0"]
     assert {"inner.weight", "inner.bias"} <= set(found.model.graph.initializers)
+
+
+def test_names_of_inputs_outputs_and_weights_that_torch_gave_to_something_else() -> None:
+    class Colliding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mul = torch.nn.Parameter(torch.ones(3) * 5)
+
+        def forward(self, mul: torch.Tensor) -> dict[str, torch.Tensor]:
+            add = mul + 1
+            return {"add": add * 2, "mean": add.mean(), "mul": add * self.mul}
+
+    with ingot.compile(Colliding(), torch.ones(2, 3)) as engine:
+        assert [tensor.name for tensor in engine.inputs] == ["mul"]
+        assert [tensor.name for tensor in engine.outputs] == ["add", "mean", "mul_output"]
+        result = engine(mul=torch.ones(2, 3))
+        assert result["mul"].tolist() == [[10.0] * 3] * 2
+        assert result["mean"] == 2.0
 
 
 def test_dims_are_named_and_bounded_by_the_user() -> None:
@@ -225,15 +244,16 @@ def test_a_model_without_tensors_is_refused() -> None:
 
 
 class LearnedBias(torch.nn.Module):
-    """Attention whose mask is a parameter: with gradients it runs another kernel, of another memory layout."""
+    """Attention whose mask is computed from a parameter: with gradients it runs another kernel, of another layout."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.project = torch.nn.Linear(8, 8)
         self.bias = torch.nn.Parameter(torch.randn(1, 2, 6, 6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads = x.unflatten(-1, (2, -1)).transpose(1, 2)
-        y = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias)
+        heads = self.project(x).unflatten(-1, (2, -1)).transpose(1, 2)
+        y = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias + x.mean())
         return y.transpose(1, 2).contiguous().view(x.shape[0], 6, -1)
 
 

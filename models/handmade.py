@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +65,20 @@ def write_engine(
     signature: Signature,
     weights: Mapping[str, Array] | None = None,
     *,
-    targets: Sequence[Target] = (),
+    before: Sequence[Target] = (),
     verification: str = "full",
     text: Text | None = None,
     tokenizer: bytes = b"",
     selftest: Mapping[str, Array] | None = None,
     record: Mapping[str, Any] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Path:
     """`graph` is ONNX text from the graph's name on; `weights` are its initializers, kept outside of it as a compiled
-    engine's are; `selftest` is by "case/in/NAME" and "case/out/NAME"; `targets` beyond cpu."""
+    engine's are; `selftest` is by "case/in/NAME" and "case/out/NAME"; `before` are targets
+    that stand in front of cpu; `renamed` gives inputs names that the text cannot spell ("batch.left")."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {graph}')
+    for name, new in (renamed or {}).items():
+        _rename(proto.graph, name, new)
     packed = bytearray()
     for name, array in (weights or {}).items():
         packed += bytes(-len(packed) % ALIGNMENT)
@@ -90,7 +93,7 @@ def write_engine(
     header = Header(
         name=path.stem,
         signature=signature,
-        targets=(cpu, *targets),
+        targets=(*before, cpu),
         verification=verification,
         numerics="fast",
         versions={"ingot": __version__},
@@ -103,9 +106,11 @@ def write_engine(
     return path
 
 
-def with_needs(needs: Mapping[str, str]) -> Target:
-    """A second cpu target that asks for more than this machine has."""
-    return replace(Target("cpu", {}, {}), needs=needs)
+def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
+    for value in graph.input:
+        value.name = new if value.name == name else value.name
+    for node in graph.node:
+        node.input[:] = [new if used == name else used for used in node.input]
 
 
 def _external(name: str, array: Array, offset: int) -> onnx.TensorProto:

@@ -20,6 +20,7 @@ Inputs = Sequence[Any]
 Operator = Callable[[ir.Node, Inputs], Sequence[Array]]
 
 INTEGERS = frozenset(["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+INT64 = frozenset(["int64"])
 COMPUTED = INTEGERS | {"float32", "float64"}
 # ONNX Runtime computes float16 in float32, and may leave out the rounding between two operators. Moving, comparing and
 # casting a float16 is the same everywhere.
@@ -194,6 +195,13 @@ def _gather_nd(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
     return [array[tuple(np.moveaxis(indices, -1, 0))]]
 
 
+def _where(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
+    result = np.where(*inputs)
+    if result.dtype.kind == "f" and np.any(np.signbit(result) & (result == 0)):
+        raise NotComputed("ONNX Runtime gives 0.0 for -0.0")
+    return [result]
+
+
 def _range(inputs: Inputs) -> range:
     start, limit, delta = (int(array.item()) for array in inputs)
     return range(start, limit, delta)
@@ -206,11 +214,14 @@ def _ranged(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
 
 def _reduce(function: Callable[..., Array]) -> Operator:
     def operator(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
-        axes = _ints(node, "axes", inputs, 1)
-        keep = bool(node.attributes.get_int("keepdims", 1))
+        array, axes = inputs[0], _ints(node, "axes", inputs, 1)
+        how = {"axis": tuple(axes) if axes else None, "keepdims": node.attributes.get_int("keepdims", 1) != 0}
         if not axes and node.attributes.get_int("noop_with_empty_axes", 0) != 0:
-            return [inputs[0]]
-        return [function(inputs[0], axis=tuple(axes) if axes else None, keepdims=keep, dtype=inputs[0].dtype)]
+            return [array]
+        # ONNX Runtime goes by way of float64, in which integers are whole up to here.
+        if np.any(function(np.maximum(np.abs(array.astype(np.float64)), 1.0), **how) >= 2.0**53):
+            raise NotComputed("its result may not be exact")
+        return [function(array, **how)]
 
     return operator
 
@@ -232,8 +243,19 @@ def _slice(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
     steps = _ints(node, "steps", inputs, 4) or [1] * len(starts)
     part = [slice(None)] * array.ndim
     for axis, start, end, step in zip(axes or range(len(starts)), starts, ends, steps, strict=True):
-        part[axis] = slice(start, end, step)
+        part[axis] = _clamped(start, end, step, array.shape[axis])
     return [array[tuple(part)]]
+
+
+def _clamped(start: int, end: int, step: int, size: int) -> slice:
+    """Backwards, ONNX begins at 0 when `start` lies before it; Python finds nothing there."""
+    if step > 0 or size == 0:
+        return slice(start, end, step)
+    if end in (np.iinfo(np.int32).max, np.iinfo(np.int64).max):
+        raise NotComputed("ONNX Runtime goes to the front where its end says infinity")
+    start, end = (place + size if place < 0 else place for place in (start, end))
+    start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
+    return slice(start, None if end < 0 else end, step)
 
 
 def _split(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
@@ -305,10 +327,10 @@ OPERATORS: dict[str, tuple[Operator, frozenset[str]]] = {
     "Not": (_elementwise(np.logical_not), MOVED),
     "Or": (_elementwise(np.logical_or), MOVED),
     "Range": (_ranged, INTEGERS),
-    "ReduceMax": (_reduce(lambda x, dtype, **how: np.max(x, **how)), INTEGERS),
-    "ReduceMin": (_reduce(lambda x, dtype, **how: np.min(x, **how)), INTEGERS),
-    "ReduceProd": (_reduce(np.prod), INTEGERS),
-    "ReduceSum": (_reduce(np.sum), INTEGERS),
+    "ReduceMax": (_reduce(np.max), INT64),
+    "ReduceMin": (_reduce(np.min), INT64),
+    "ReduceProd": (_reduce(np.prod), INT64),
+    "ReduceSum": (_reduce(np.sum), INT64),
     "Reshape": (_reshape, MOVED),
     "Shape": (lambda node, inputs: [_sliced_shape(node, inputs[0])], MOVED),
     "Size": (lambda node, inputs: [np.array(inputs[0].size, np.int64)], MOVED),
@@ -321,7 +343,7 @@ OPERATORS: dict[str, tuple[Operator, frozenset[str]]] = {
     "Transpose": (_transpose, MOVED),
     "Trilu": (_trilu, MOVED),
     "Unsqueeze": (_unsqueeze, MOVED),
-    "Where": (_elementwise(np.where), MOVED),
+    "Where": (_where, MOVED),
     "Xor": (_elementwise(np.logical_xor), MOVED),
 }
 ELEMENTWISE = frozenset([

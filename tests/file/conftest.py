@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingot.file.header import Header, Target, Text
+from ingot.file.header import Header, Member, Target, Text
 from ingot.file.layout import HEADER_BYTES, HEADER_OFFSET, closing, lay_out, record_place
-from ingot.file.read import EngineFile
+from ingot.file.read import EngineFile, read_header
 from ingot.file.write import Draft, Part
 from ingot.signature import Dim, Domain, Signature, Tensor
 
@@ -89,25 +89,37 @@ def forge() -> Forge:
             value = file.header.to_json()
         text = edit(value)
         text = (json.dumps(value).encode() if text is None else text).ljust(HEADER_BYTES)
-        if moved:
-            members = Header.from_json(value).members
-        places = lay_out((name, member.size_bytes) for name, member in members.items())
         behind = b'",' + json.dumps({"header_sha256": hashlib.sha256(text).hexdigest(), "record": record}).encode()[1:]
         last = b'{"sha256":"' + hashlib.sha256(behind).hexdigest().encode() + behind
-        place = record_place(places[-1], len(last))
-        crcs = [zlib.crc32(text), *(member.crc32 for member in members.values()), zlib.crc32(last)]
-        end = closing([*places, place], crcs)
-        with path.open("r+b") as out:
-            for each, crc in zip(places, crcs, strict=False):
-                out.seek(each.start)
-                out.write(each.local_header(crc))
-            out.seek(HEADER_OFFSET)
-            out.write(text)
-            out.seek(place.start)
-            out.write(place.local_header(crcs[-1]) + last + end)
-            out.truncate()
+        rewrite(path, text, Header.from_json(value).members if moved else members, last)
 
     return to
+
+
+@pytest.fixture
+def forge_record() -> Forge:
+    """forge_record(path, data): other bytes as record.json, under a CRC-32 that is right."""
+
+    def to(path: Path, data: bytes) -> None:
+        members = read_header(path).members
+        rewrite(path, path.read_bytes()[HEADER_OFFSET : HEADER_OFFSET + HEADER_BYTES], members, data)
+
+    return to
+
+
+def rewrite(path: Path, text: bytes, members: Mapping[str, Member], record: bytes) -> None:
+    """Header, record and zip structure; the members' own bytes stay."""
+    places = lay_out((name, member.size_bytes) for name, member in members.items())
+    place = record_place(places[-1], len(record))
+    crcs = [zlib.crc32(text), *(member.crc32 for member in members.values()), zlib.crc32(record)]
+    with path.open("r+b") as out:
+        for each, crc in zip([*places, place], crcs, strict=True):
+            out.seek(each.start)
+            out.write(each.local_header(crc))
+        out.write(record + closing([*places, place], crcs))
+        out.truncate()
+        out.seek(HEADER_OFFSET)
+        out.write(text)
 
 
 @pytest.fixture

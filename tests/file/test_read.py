@@ -27,6 +27,7 @@ from ingot.errors import FormatError, UsageError
 from ingot.file.header import FORMAT
 from ingot.file.layout import digests_bytes, lay_out
 from ingot.file.read import EngineFile, read_header
+from ingot.file.write import Part
 
 Value = dict[str, Any]
 
@@ -311,15 +312,43 @@ def test_a_newer_format_that_old_readers_understand_opens(makes: Any, forge: Any
         assert opened.header.text == makes.header.text
 
 
-def test_a_record_of_another_engine(makes: Any) -> None:
-    first = makes.write("a.ingot", run=1).read_bytes()
-    path = makes.write("b.ingot", parts=[*makes.parts[:-1], type(makes.parts[0]).of("selftest.npz", bytes(130))], run=1)
-    data = path.read_bytes()
-    place = data.rindex(b'{"sha256":"')
-    size = len(data) - place
-    path.write_bytes(data[:place] + first[-size:])
-    with pytest.raises(FormatError):
-        read_header(path)
+def record_text(record: str, *, header_sha256: str = "0" * 64) -> bytes:
+    behind = f'","header_sha256":"{header_sha256}","record":{record}}}'.encode()
+    return b'{"sha256":"' + hashlib.sha256(behind).hexdigest().encode() + behind
+
+
+RECORDS: dict[str, tuple[bytes, str]] = {
+    "one digit off": (record_text("{}").replace(b'"record":{}', b'"record":{ }'), "its sha256 differs"),
+    "of another header": (record_text("{}"), "belongs to another header"),
+    "no object": (record_text("[]"), "not readable"),
+    "bottomless": (record_text("[" * 100_000), "nests deeper"),
+    "NaN": (record_text('{"seconds":NaN}'), "NaN is no JSON"),
+    "a key twice": (record_text('{"a":1,"a":2}'), "comes twice"),
+    "another layout": (b'{"record":{}}'.ljust(200), "its sha256 differs"),
+    "too short": (b"{}", "cut off"),
+    "too long": (record_text('"' + "x" * (16 << 20) + '"'), "goes on for"),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_forged_record(makes: Any, forge_record: Any, kind: str) -> None:
+    file = makes.write()
+    data, said = RECORDS[kind]
+    forge_record(file, data)
+    with pytest.raises(FormatError, match=said):
+        read_header(file)
+
+
+def test_a_record_of_another_engine(makes: Any, forge_record: Any) -> None:
+    """The very bytes of a record that is right in the file that it comes from."""
+    data = makes.write("a.ingot", accuracy=200.0).read_bytes()
+    with zipfile.ZipFile(makes.folder / "a.ingot") as archive:
+        record = archive.read("record.json")
+    assert record in data
+    other = makes.write("b.ingot", parts=[*makes.parts[:-1], Part.of("selftest.npz", bytes(130))])
+    forge_record(other, record)
+    with pytest.raises(FormatError, match="belongs to another header"):
+        read_header(other)
 
 
 def test_the_record_is_a_copy(makes: Any) -> None:

@@ -320,7 +320,8 @@ def test_every_operator_is_drawn():
 @pytest.mark.parametrize("operator", sorted(OPERATORS))
 def test_the_bits_are_onnx_runtimes(operator, seed):
     draws, compared = Draws(seed), 0
-    for dtype in sorted(OPERATORS[operator][1]):
+    dtypes = sorted(OPERATORS[operator][1])
+    for dtype in dtypes * (1 if len(dtypes) > 2 else 5):
         drawn = [DRAW[operator](draws, operator, dtype) for _ in range(ROUNDS)]
         calls = [call for k, one in enumerate(drawn) if (call := computed(one, f"n{k}"))]
         for call, expected in run(calls) if calls else []:

@@ -15,9 +15,12 @@ TEXTS = 200
 ROUNDS = 5
 SEED = 20
 
+SHORTEST, LONGEST = 10, 2000
+"""Characters; the longest are cut by the model, which takes 256 tokens."""
+
 
 def draw_texts(count: int = TEXTS, seed: int = SEED) -> list[str]:
-    """Docstrings of Python's standard library, of all lengths alike from a word to whole pages, in a drawn order."""
+    """Docstrings of Python's standard library, from a few words to whole pages, in a drawn order."""
     home = Path(sysconfig.get_path("stdlib"))
     found: set[str] = set()
     for path in sorted(home.glob("*.py")):
@@ -26,7 +29,7 @@ def draw_texts(count: int = TEXTS, seed: int = SEED) -> list[str]:
                 found.add(text)
     by_length = sorted(found, key=lambda text: (len(text), text))
     # Equal steps of the logarithm of length, or the many one-liners would be all there is.
-    lengths = [len(by_length[0]) * (2000 / len(by_length[0])) ** (step / (count - 1)) for step in range(count)]
+    lengths = [SHORTEST * (LONGEST / SHORTEST) ** (step / (count - 1)) for step in range(count)]
     texts = []
     for length in lengths:
         nearest = min(range(len(by_length)), key=lambda index: abs(len(by_length[index]) - length))

@@ -29,14 +29,14 @@ def installed_version(distribution: str) -> str | None:
 
     Reads the names of metadata folders on sys.path, and asks importlib.metadata where there is none of that name.
     """
-    wanted = distribution.lower().replace("-", "_").replace(".", "_")
+    wanted = _normal(distribution)
     for folder in sys.path:
         try:
             names = os.listdir(folder or ".")
         except OSError:
             continue
         for name in names:
-            if name.endswith((".dist-info", ".egg-info")) and name[: len(wanted)].lower() == wanted:
+            if name.endswith((".dist-info", ".egg-info")) and _normal(name[: len(wanted)]) == wanted:
                 found = re.match(r"-(\d[^-]*?)(?:-py[\d.]+)?\.(?:dist|egg)-info$", name[len(wanted) :])
                 if found:
                     return found.group(1)
@@ -59,6 +59,10 @@ def in_range(version: str, range_: str) -> bool:
         if not _COMPARE[match.group(1)]((numbers + pad)[:width], (other + pad)[:width]):
             return False
     return True
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("-", "_").replace(".", "_")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -54,6 +54,47 @@ def encoder_table(seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal((ENCODER_WORDS, 8)).astype(np.float32)
 
 
+def encoder_vectors(seed: int) -> dict[str, Array]:
+    """Self-test vectors of ENCODER: one case of two rows, the second padded."""
+    table = encoder_table(seed)
+    out = np.stack([table[[1, 2, 3]].mean(0), table[[4, 5]].mean(0)]).astype(np.float32)
+    ids, mask = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[1, 1, 1], [1, 1, 0]])
+    return {"user/in/ids": ids, "user/in/mask": mask, "user/out/embedding": out}
+
+
+TEXT_WORDS = tuple(f"w{number}" for number in range(40))
+"""What `word_tokenizer` knows; word i has the id i + 3."""
+
+
+def word_tokenizer() -> bytes:
+    """[CLS] and words by white space, in the format of `tokenizers`; its own padding and truncation are for another
+    use than an embedder's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {"[PAD]": 0, "[CLS]": 1, "[UNK]": 2} | {word: 3 + index for index, word in enumerate(TEXT_WORDS)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    made.enable_padding(length=40)
+    made.enable_truncation(2)
+    return str(made.to_str()).encode()
+
+
+def write_text_encoder(path: Path, seed: int, *, tokenizer: bytes | None = None, **settings: Any) -> Path:
+    """ENCODER from raw text, at most 12 tokens, with the prompts "query" and "document"; `settings` are Text's."""
+    usual: dict[str, Any] = {
+        "tokenizer": "tokenizer.json",
+        "inputs": {"ids": "ids", "mask": "mask"},
+        "max_tokens": 12,
+        "pad_id": 0,
+        "output": "embedding",
+        "prompts": {"query": "w0 w1 ", "document": ""},
+        "default_prompt": None,
+    }
+    content = word_tokenizer() if tokenizer is None else tokenizer
+    return write_encoder(path, seed, text=Text(**usual | settings), tokenizer=content)
+
+
 def write_encoder(path: Path, seed: int, **more: Any) -> Path:
     """A small embedding engine on token ids."""
     return write_engine(path, ENCODER, ENCODER_SIGNATURE, {"table": encoder_table(seed)}, **more)

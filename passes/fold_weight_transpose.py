@@ -14,12 +14,13 @@ class FoldWeightTranspose(Pass):
     """Transpose(weight) -> the weight transposed
 
     weight of any rank and size, [I, H] of a Linear for one. exact
-    Nothing is copied: the new weight is a view of the old, made when the file is written.
+    Nothing is copied: the new weight is a view of the old, made when the file is written, and one for all that read it.
     Declines a weight that is also read as it is, or in another order: two copies would be stored. Declines elements
     smaller than a byte.
     """
 
     def run(self, model: ir.Model, notes: Notes) -> bool:
+        made: dict[tuple[int, tuple[int, ...]], ir.LazyTensor] = {}
         for node in all_nodes(model):
             if node.op_type != "Transpose" or node.domain != "":
                 continue
@@ -34,7 +35,7 @@ class FoldWeightTranspose(Pass):
                 notes.decline(node, "its elements are smaller than a byte")
             elif any(not _same_transpose(reader, perm) for reader in weight.consumers()) or weight.is_graph_output():
                 notes.decline(node, f"{weight.name} is also read in another order")
-            elif replace_by_constant(node.outputs[0], transposed(tensor, perm)):
+            elif replace_by_constant(node.outputs[0], made.setdefault((id(tensor), perm), transposed(tensor, perm))):
                 remove_node(node)
                 notes.rewrites += 1
             else:

@@ -61,4 +61,5 @@ def _expression(node: ir.Node) -> Hashable:
         else:
             attributes.append((name, repr(attribute.value)))
     # The values, not their ids: an id is only good while its value lives.
-    return (node.op_type, tuple(node.inputs), tuple(attributes), len(node.outputs))
+    # An output without a name is not computed.
+    return (node.op_type, tuple(node.inputs), tuple(attributes), tuple(value.name != "" for value in node.outputs))

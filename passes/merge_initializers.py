@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from ingot.ir.checks import SMALL_TENSOR_BYTES
@@ -21,11 +23,13 @@ class MergeInitializers(Pass):
 
     def run(self, model: ir.Model, notes: Notes) -> bool:
         outermost: dict[Hashable, ir.Value] = {}
+        # An address tells weights apart only while both exist; some tensors make a new array each time they are asked.
+        held: list[np.ndarray[Any, Any]] = []
         for graph in all_graphs(model):
             # A body sees the outermost graph's initializers, never those of a body beside it.
             own = outermost if graph is model.graph else dict(outermost)
             for name, value in list(graph.initializers.items()):
-                key = None if value.const_value is None else _content(value.const_value)
+                key = None if value.const_value is None else _content(value.const_value, held)
                 if key is None:
                     continue
                 if value.is_graph_input() or value.is_graph_output():
@@ -39,7 +43,7 @@ class MergeInitializers(Pass):
         return notes.rewrites > 0
 
 
-def _content(tensor: ir.TensorProtocol) -> Hashable:
+def _content(tensor: ir.TensorProtocol, held: list[np.ndarray[Any, Any]]) -> Hashable:
     """Equal for two tensors only when they hold the same; None when that cannot be told without reading a weight."""
     kind = (tensor.dtype, tuple(tensor.shape))
     if isinstance(tensor, ir.ExternalTensor):
@@ -51,4 +55,5 @@ def _content(tensor: ir.TensorProtocol) -> Hashable:
     if tensor.nbytes <= SMALL_TENSOR_BYTES:
         return (*kind, tensor.tobytes())
     array = tensor.numpy()
+    held.append(array)
     return (*kind, array.__array_interface__["data"][0], array.strides)

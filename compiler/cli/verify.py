@@ -25,6 +25,7 @@ from ingot.runtime.selftest import SelfTest, run_selftest
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     file: str,
     model: str | None,
     inputs: str | None,

@@ -32,7 +32,7 @@ class NotComputed(Exception):
 
 
 def evaluate(node: ir.Node, inputs: Inputs, *, limit_bytes: int) -> list[Array]:
-    """The node's outputs, row-major and of their own memory.
+    """The node's outputs, row-major; what an operator only renames is a view of its input.
 
     Raises NotComputed for an operator without an entry, numbers of which runtimes make different things, inputs that
     the operator does not take, and results of more than `limit_bytes`, which are not computed to find out.
@@ -52,8 +52,7 @@ def evaluate(node: ir.Node, inputs: Inputs, *, limit_bytes: int) -> list[Array]:
     except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         # What the operator's definition refuses, the runtime refuses in its own words.
         raise NotComputed(f"its inputs do not fit: {error}") from error
-    # A result may be a view of an input, or a numpy scalar.
-    return [np.array(result, order="C") for result in results]
+    return [np.asarray(result, order="C") for result in results]
 
 
 def _result_bytes(node: ir.Node, arrays: Sequence[Array]) -> int:

@@ -166,7 +166,7 @@ class Embedder:
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+    if type(texts) is bytes or not isinstance(texts, Iterable):
         raise InputError(f"texts is {type(texts).__name__}, not strings", fix="encode('a text') or encode(['a', 'b'])")
     listed = list(texts)
     for index, text in enumerate(listed):

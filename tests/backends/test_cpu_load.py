@@ -200,9 +200,7 @@ print(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize(("threads", "outcome"), [(1, "0"), (2, "3")])
-def test_a_forked_child_runs_without_a_pool_and_is_told_with_one(
-    engine_file: Path, threads: int, outcome: str
-) -> None:
+def test_a_forked_child_runs_without_a_pool_and_is_told_with_one(engine_file: Path, threads: int, outcome: str) -> None:
     command = [sys.executable, "-c", FORKED, str(engine_file), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.returncode) == (outcome, 0), done.stderr

@@ -172,7 +172,7 @@ def test_texts_are_of_all_lengths_and_the_same_every_time() -> None:
     lengths = sorted(map(len, texts))
     assert lengths[0] < 30
     assert lengths[-1] > 1500
-    assert sum(length < 200 for length in lengths) > 15
+    assert 20 < sum(length < 150 for length in lengths) < 40
 
 
 def test_two_zips_are_compared_by_bytes_and_place(tmp_path: Path) -> None:

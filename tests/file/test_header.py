@@ -18,7 +18,7 @@ from ingot.signature import Dim, Domain, Signature, Tensor
 # INGOT_SEED replays these as it does every other test.
 SEED = hypothesis.seed(int(os.environ.get("INGOT_SEED", "0")))
 SETTINGS = hypothesis.settings(
-    deadline=None, max_examples=40, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    deadline=None, max_examples=25, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 
 NAMES = st.text("aB_", min_size=1, max_size=4)

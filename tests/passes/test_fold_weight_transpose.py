@@ -46,6 +46,8 @@ def test_rewrites_two_readers_of_one_order(rewrites, weight):
         w=weight((4, 6)),
     )
     assert checked.report.rewrites == 2
+    made = checked.model.graph.initializers
+    assert made["t"].const_value is made["u"].const_value
 
 
 def test_declines_a_tied_weight(declines, weight):

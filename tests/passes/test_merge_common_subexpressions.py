@@ -91,3 +91,13 @@ def test_declines_bodies_and_what_lies_in_two_of_them(declines):
                         else_branch = e () => (float[B] q) { b = Relu(x)  q = Exp(b) }>
         }""",
     )
+
+
+def test_declines_a_twin_that_leaves_out_an_output(declines, weight):
+    declines(
+        MergeCommonSubexpressions(),
+        """g (float[S, B, 2] x) => (float[1, B, 3] y) {
+            a, , c = LSTM <hidden_size = 3> (x, w, r)  d, e, f = LSTM <hidden_size = 3> (x, w, r)  y = Add(c, e) }""",
+        w=weight((1, 12, 2)),
+        r=weight((1, 12, 3)),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ingot.passes.contract import run_passes
@@ -58,6 +60,16 @@ def test_declines_equal_weights_in_different_memory(build, weight):
     model = build(TWO_WEIGHTS, v=w, w=w)
     model.graph.initializers["v"].const_value = ir.tensor(w)
     model.graph.initializers["w"].const_value = ir.tensor(w.copy())
+    assert run_passes(model, [MergeInitializers()])[0].rewrites == 0
+
+
+def test_declines_weights_of_which_each_reading_makes_an_array(build):
+    # As float_data, and not as raw bytes, a tensor has no memory of its own to be known by.
+    v, w = (np.full((32, 32), number, np.float32) for number in (2, 3))
+    model = build(TWO_WEIGHTS, v=v, w=w)
+    for name, array in (("v", v), ("w", w)):
+        proto = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, array.shape, array.ravel().tolist())
+        model.graph.initializers[name].const_value = ir.TensorProtoTensor(proto)
     assert run_passes(model, [MergeInitializers()])[0].rewrites == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +11,34 @@ import numpy as np
 import pytest
 
 from ingot.errors import FormatError, InputError, RequirementError, UsageError
-from ingot.file.header import Text
-from ingot.models.handmade import encoder_table, write_encoder
+from ingot.models.handmade import TEXT_WORDS, encoder_table, write_encoder, write_text_encoder
 from ingot.runtime import embedder as module
 from ingot.runtime.embedder import Embedder
 from ingot.runtime.open import open_engine
-
-WORDS = [f"w{number}" for number in range(40)]
 
 MAX_TOKENS = 12
 
 pytest.importorskip("tokenizers")
 
 
-def tokenizer() -> bytes:
-    """[CLS] and words by white space, as the library writes it; it pads and truncates for another use than ours."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocabulary = {"[PAD]": 0, "[CLS]": 1, "[UNK]": 2} | {word: 3 + index for index, word in enumerate(WORDS)}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
-    made.enable_padding(length=40)
-    made.enable_truncation(2)
-    return str(made.to_str()).encode()
-
-
-def text(**changes: Any) -> Text:
-    settings: dict[str, Any] = {
-        "tokenizer": "tokenizer.json",
-        "inputs": {"ids": "ids", "mask": "mask"},
-        "max_tokens": MAX_TOKENS,
-        "pad_id": 0,
-        "output": "embedding",
-        "prompts": {"query": "w0 w1 ", "document": ""},
-        "default_prompt": None,
-    }
-    return Text(**settings | changes)
-
-
 @pytest.fixture
 def path(tmp_path: Path, seed: int) -> Path:
-    return write_encoder(tmp_path / "encoder.ingot", seed, text=text(), tokenizer=tokenizer())
+    return write_text_encoder(tmp_path / "encoder.ingot", seed)
 
 
 def reference(texts: list[str], seed: int) -> Any:
     """The mean of the embeddings of [CLS] and the words, one text at a time."""
     table = encoder_table(seed).astype(np.float64)
-    ids = [[1, *(3 + WORDS.index(word) if word in WORDS else 2 for word in one.split())][:MAX_TOKENS] for one in texts]
+    ids = [
+        [1, *(3 + TEXT_WORDS.index(word) if word in TEXT_WORDS else 2 for word in one.split())][:MAX_TOKENS]
+        for one in texts
+    ]
     return np.stack([table[row].mean(0) for row in ids])
 
 
 def drawn(seed: int, count: int) -> list[str]:
     rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(0, 30))) for _ in range(count)]
+    return [" ".join(rng.choice(TEXT_WORDS, rng.integers(0, 30))) for _ in range(count)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32, 1000])
@@ -113,9 +88,7 @@ def test_prompts_go_in_front(path: Path, tmp_path: Path, seed: int) -> None:
             embedder.encode("w5", prompt_name="other")
         with pytest.raises(UsageError, match="both given"):
             embedder.encode("w5", prompt_name="query", prompt="x")
-    by_default = write_encoder(
-        tmp_path / "default.ingot", seed, text=text(default_prompt="query"), tokenizer=tokenizer()
-    )
+    by_default = write_text_encoder(tmp_path / "default.ingot", seed, default_prompt="query")
     with Embedder(by_default) as embedder:
         assert np.array_equal(embedder.encode("w5"), wanted)
         assert np.array_equal(embedder.encode("w0 w1 w5", prompt_name="document"), wanted)
@@ -171,19 +144,22 @@ def test_an_engine_that_was_given_stays_open(path: Path) -> None:
 def test_text_settings_that_contradict_the_engine_are_format_errors(
     tmp_path: Path, seed: int, wrong: dict[str, Any]
 ) -> None:
+    def write_and_open() -> None:
+        Embedder(write_text_encoder(tmp_path / "wrong.ingot", seed, **wrong))
+
+    # The writer refuses what the header alone shows to be wrong.
     with pytest.raises(FormatError):
-        path = write_encoder(tmp_path / "wrong.ingot", seed, text=text(**wrong), tokenizer=tokenizer())
-        Embedder(path)
+        write_and_open()
 
 
 def test_a_broken_tokenizer_is_a_format_error(tmp_path: Path, seed: int) -> None:
     for content in (b"", b"{}", b"\xff\xfe", json.dumps({"model": {"type": "Unknown"}}).encode()):
-        path = write_encoder(tmp_path / "broken.ingot", seed, text=text(), tokenizer=content)
+        path = write_text_encoder(tmp_path / "broken.ingot", seed, tokenizer=content)
         with pytest.raises(FormatError, match="tokenizer"):
             Embedder(path)
 
 
 def test_without_the_library_the_extra_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(RequirementError, match=r"ingot-compiler\[text\]"):
         Embedder(path)

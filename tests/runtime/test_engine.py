@@ -259,7 +259,11 @@ def test_strict_notices_flipped_weights(tmp_path: Path, seed: int) -> None:
     """Only in members above a chunk: smaller ones are always checked."""
     words = np.random.default_rng(seed).standard_normal((2**18, 8)).astype(np.float32)
     signature = Signature(
-        (Tensor("x", "int64", ("n",)),), (Tensor("y", "float32", ("n", 8)),), (Dim("n"),), {"x": {"tensor": 0}}, {"tensor": 0}
+        (Tensor("x", "int64", ("n",)),),
+        (Tensor("y", "float32", ("n", 8)),),
+        (Dim("n"),),
+        {"x": {"tensor": 0}},
+        {"tensor": 0},
     )
     graph = "g (int64[n] x) => (float[n, 8] y) { y = Gather(table, x) }"
     path = write_engine(tmp_path / "large.ingot", graph, signature, {"table": words})

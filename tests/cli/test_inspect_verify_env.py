@@ -1,0 +1,96 @@
+"""`ingot inspect`, `ingot verify` and `ingot env`: what they show, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from ingot.backends.cpu import load as cpu
+from ingot.models.handmade import encoder_vectors, write_encoder, write_text_encoder
+
+Ingot = Callable[..., Result]
+
+
+def test_inspect_shows_what_is_in_the_file(run_ingot: Ingot, engine_file: Path) -> None:
+    result = run_ingot("inspect", engine_file, "--passes")
+    assert result.exit_code == 0, result.output
+    for said in (
+        "engine       encoder",
+        "  ids   int64  [batch, sequence]  0..49",
+        "  mask  int64  [batch, sequence]  mask 0 or 1",
+        "  embedding  float32  [batch, 8]",
+        "  sequence  1..64",
+        "engine(ids=…, mask=…)",
+        "{embedding: embedding}",
+        "  cpu  needs onnxruntime >=1.31",
+        "weights.bin",
+        "  fold_constants",
+        "  fold_constants: Mul x: why",
+    ):
+        assert said in result.output, said
+
+
+def test_inspect_shows_the_text_settings(run_ingot: Ingot, tmp_path: Path, seed: int) -> None:
+    path = write_text_encoder(tmp_path / "e.ingot", seed, default_prompt="query")
+    shown = run_ingot("inspect", path).output
+    assert "at most 12 tokens; gives embedding" in shown
+    assert "prompt query: 'w0 w1 ' (default)" in shown
+
+
+def test_inspect_as_json_is_header_and_record(run_ingot: Ingot, engine_file: Path) -> None:
+    told = json.loads(run_ingot("inspect", engine_file, "--json").output)
+    assert told["header"]["name"] == "encoder"
+    assert told["record"]["passes"][0]["nodes_after"] == 9
+
+
+def test_verify_replays_the_vectors(run_ingot: Ingot, engine_file: Path) -> None:
+    result = run_ingot("verify", engine_file)
+    assert result.exit_code == 0, result.output
+    assert "holds" in result.output
+    told = json.loads(run_ingot("verify", engine_file, "--json").output)
+    assert told["holds"]
+    assert told["selftest"][0]["needed_db"] == 100
+    assert told["model"] is None
+
+
+def test_verify_exits_with_1_where_the_engine_fails(run_ingot: Ingot, tmp_path: Path, seed: int) -> None:
+    wrong = encoder_vectors(seed)
+    wrong["user/out/embedding"] += np.float32(0.01)
+    path = write_encoder(tmp_path / "e.ingot", seed, selftest=wrong)
+    result = run_ingot("verify", path)
+    assert result.exit_code == 1
+    assert "FAILS too inaccurate" in result.output
+    assert not json.loads(run_ingot("verify", path, "--json").output)["holds"]
+
+
+def test_verify_without_vectors_asks_for_the_model(run_ingot: Ingot, tmp_path: Path, seed: int) -> None:
+    result = run_ingot("verify", write_encoder(tmp_path / "e.ingot", seed))
+    assert result.exit_code == 2
+    assert "ingot verify FILE MODEL" in result.stderr
+
+
+def test_env_tells_what_is_here(run_ingot: Ingot) -> None:
+    result = run_ingot("env")
+    assert result.exit_code == 0, result.output
+    told = json.loads(run_ingot("env", "--json").output)
+    assert told["targets"]["cpu"]["run"]["works"]
+    assert told["installed"]["onnxruntime"] in result.output
+    assert told["threads"]["chosen"] == min(told["threads"]["limits"].values())
+
+
+def test_env_says_what_a_target_lacks(run_ingot: Ingot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "installed_version", {}.get)
+    monkeypatch.setattr("ingot.cli.env.installed_version", {}.get)
+    monkeypatch.setenv("INGOT_NUM_THREADS", "3")
+    result = run_ingot("env")
+    assert cpu.INSTALL in result.output
+    assert "pip install 'ingot-compiler[compile]'" in result.output
+    assert "threads    3 (INGOT_NUM_THREADS 3)" in result.output
+    targets = json.loads(run_ingot("env", "--json").output)["targets"]
+    assert not targets["cpu"]["run"]["works"]
+    assert not targets["cpu"]["build"]["works"]

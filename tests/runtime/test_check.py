@@ -1,0 +1,56 @@
+"""Whether this machine can run a file: from the header alone, in milliseconds, with what to type."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ingot.errors import FormatError, UsageError
+from ingot.file.header import Target
+from ingot.models.handmade import ENCODER, ENCODER_SIGNATURE, write_encoder, write_engine
+from ingot.runtime.check import check_file, check_targets
+
+
+def test_says_of_each_target_whether_it_runs(tmp_path: Path, seed: int) -> None:
+    others = (Target("hal9000", {}, {}), Target("cpu", {}, {"features": "flux_capacitor"}))
+    report = check_file(write_encoder(tmp_path / "e.ingot", seed, before=others[:1]))
+    assert report.runs
+    assert [(target.name, target.runs) for target in report.targets] == [("hal9000", False), ("cpu", True)]
+    (unmet,) = report.targets[0].unmet
+    assert "knows the target hal9000" in unmet.requirement
+    assert "pip install --upgrade" in unmet.fix
+    (check,) = check_targets(report.header, "cpu")
+    assert check.runs
+
+
+def test_code_in_a_file_must_be_allowed(tmp_path: Path, seed: int) -> None:
+    with_code = Target("cpu", {}, {"onnxruntime": ">=1.31", "code": "a shared library"})
+    header = check_file(write_encoder(tmp_path / "e.ingot", seed)).header
+    changed = type(header)(**{field: getattr(header, field) for field in header.__slots__} | {"targets": (with_code,)})
+    (refused,) = check_targets(changed, allow_code=False)
+    assert "allow_code=True" in refused.unmet[0].fix
+
+
+def test_bad_files_and_names_are_refused(tmp_path: Path, seed: int) -> None:
+    path = write_encoder(tmp_path / "e.ingot", seed)
+    with pytest.raises(UsageError, match="no target 'cuda'"):
+        check_file(path, target="cuda")
+    with pytest.raises(UsageError):
+        check_file(tmp_path / "missing.ingot")
+    (tmp_path / "junk.ingot").write_bytes(b"junk" * 100_000)
+    with pytest.raises(FormatError):
+        check_file(tmp_path / "junk.ingot")
+
+
+def test_takes_milliseconds_whatever_the_size(tmp_path: Path, seed: int) -> None:
+    table = np.zeros((2**21, 8), np.float32)
+    path = write_engine(tmp_path / "large.ingot", ENCODER, ENCODER_SIGNATURE, {"table": table})
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        check_file(path)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.010

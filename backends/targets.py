@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from ingot.backends.contract import Builder, Loader
 from ingot.errors import UsageError
+
+if TYPE_CHECKING:
+    from ingot.backends.contract import Builder, Loader
 
 TARGETS = {
     "cpu": "ingot.backends.cpu",
@@ -14,11 +16,11 @@ TARGETS = {
 
 
 def loader(name: str) -> Loader:
-    return cast(Loader, import_module(f"{_home(name)}.load").LOADER)
+    return cast("Loader", import_module(f"{_home(name)}.load").LOADER)
 
 
 def builder(name: str) -> Builder:
-    return cast(Builder, import_module(f"{_home(name)}.build").BUILDER)
+    return cast("Builder", import_module(f"{_home(name)}.build").BUILDER)
 
 
 def _home(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def run() -> Result:
         times = take_turns(ROUNDS, ours=lambda: seconds(ours), theirs=lambda: seconds(theirs))
     factor = 1 / paired_speedup(times["ours"], times["theirs"])
     rows = [
-        (name, *(f"{least:.1f}" for least in sorted(times[key])), ratio(value))
+        (name, *(f"{pick(times[key]):.1f}" for pick in (min, statistics.median, max)), ratio(value))
         for name, key, value in (
             ("ingot compile, verified", "ours", factor),
             ("torch.onnx.export alone", "theirs", 1.0),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ingot.backends.targets import loader
@@ -16,6 +14,8 @@ from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine as load
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 __all__ = ["check", "compile", "load"]
@@ -48,6 +48,9 @@ def compile(
     Raises UsageError for what cannot be meant and CompileError for what cannot become an engine; see ingot.errors.
     """
     # The compiler's imports: production, which only loads, never comes here.
+    import tempfile
+    from pathlib import Path
+
     from ingot.frontend.source import load_inputs, resolve
     from ingot.pipeline import CompileOptions, compile_source
     from ingot.progress import Silent

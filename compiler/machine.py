@@ -7,7 +7,6 @@ import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from ingot.errors import UsageError
 
@@ -71,7 +70,8 @@ def _usable_cores() -> int:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
     except OSError:
         return ""
 

@@ -57,21 +57,25 @@ def passes() -> list[Pass]:
     return [
         # canonical
         InlineFunctions(),
+        FoldConstants(),  # first: most values of unknown shape are constants or computed from them
         InferShapes(),  # what follows decides by shapes
         ReplaceCastLike(),
         FoldStaticShapes(),
-        FoldConstants(),
+        FoldWeightTranspose(),
+        FoldConstants(),  # after both: sizes, targets and weights that have become constants
+        InferShapes(),  # a target that has become a constant gives a shape; the rest is known, so this is quick
+        FoldStaticShapes(),
         ReplaceSplitToSequence(),
         FoldReshapeTargets(),  # after folding: targets that are constants need no change
         DropIdentity(),
-        FuseTransposes(),
         FuseReshapes(),
-        DropIdentity(),  # what the two before made trivial
+        DropIdentity(),  # Reshapes that have become trivial, some between two Transposes
+        FuseTransposes(),
+        DropIdentity(),  # Transposes that have become trivial
         MergeInitializers(),  # before subexpressions: two equal constants make two equal nodes
         MergeCommonSubexpressions(),
         DropUnused(),
         # attention
-        FoldWeightTranspose(),
         ReplaceAttentionLayout(),
         DropUnused(),
     ]

@@ -50,7 +50,8 @@ def fetch(name: str, folder: Path) -> bool:
         return False
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"'{folder}' is there already and does not hold {name}", fix=f"rm -r {folder}, or another folder"
+            f"'{folder}' is there already and is not {name}",
+            fix=f"another folder, or, if nothing in it is needed, rm -r {folder}",
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as home:

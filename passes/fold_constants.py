@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from ingot.ir.checks import SMALL_TENSOR_BYTES
 from ingot.ir.dims import static_shape
 from ingot.ir.evaluate import NotComputed, evaluate
 from ingot.ir.rewrite import all_nodes, constant_array, constant_tensor, remove_node, replace_by_constant
@@ -21,8 +22,8 @@ class FoldConstants(Pass):
     Any shapes; known or not, for the constants have theirs. exact: ingot.ir.evaluate knows the operators for which
     that can be said, and the numbers for which it cannot.
     Declines graph outputs, other operators, inputs above 16 MiB, and a result that is more than 64 KiB larger than the
-    inputs or that would store a weight of that size twice. A larger Transpose is fold_weight_transpose's, which copies
-    nothing.
+    inputs or that would store a weight of that size twice. A Transpose of more than 1 KiB is fold_weight_transpose's,
+    which copies nothing.
     """
 
     def run(self, model: ir.Model, notes: Notes) -> bool:
@@ -50,7 +51,7 @@ def _results(node: ir.Node, notes: Notes) -> list[ir.TensorProtocol] | None:
     given_bytes = sum(array.nbytes for array in known)
     if len(known) < sum(value is not None for value in node.inputs):
         return None
-    if node.op_type == "Transpose" and given_bytes > GROWTH_BYTES:
+    if node.op_type == "Transpose" and given_bytes > SMALL_TENSOR_BYTES:
         return None
     try:
         results = evaluate(node, arrays, limit_bytes=given_bytes + GROWTH_BYTES)
@@ -67,7 +68,7 @@ def _results(node: ir.Node, notes: Notes) -> list[ir.TensorProtocol] | None:
         if static_shape(value) not in (result.shape, None) or value.dtype not in (dtype, None):
             notes.decline(node, f"it gives {result.dtype}{result.shape}, the graph says otherwise")
             return None
-    return [ir.tensor(result) for result in results]
+    return [ir.Tensor(result) for result in results]
 
 
 def _read_beside(value: ir.Value) -> Iterator[ir.Value]:

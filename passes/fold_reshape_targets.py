@@ -56,5 +56,5 @@ class TargetConstants:
     def get(self, target: tuple[int, ...]) -> ir.Value:
         if target not in self.made:
             name = fresh_name("_".join(["shape", *map(str, target)]), self.names)
-            self.made[target] = add_constant(self.graph, name, ir.tensor(np.array(target, dtype=np.int64)))
+            self.made[target] = add_constant(self.graph, name, ir.Tensor(np.array(target, dtype=np.int64)))
         return self.made[target]

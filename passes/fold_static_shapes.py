@@ -42,7 +42,7 @@ class FoldStaticShapes(Pass):
             known[value] = sizes
             if not all(isinstance(size, (int, np.integer)) for size in sizes.flat):
                 continue
-            constant = ir.tensor(sizes.astype(value.dtype.numpy()))
+            constant = ir.Tensor(sizes.astype(value.dtype.numpy()))
             if replace_by_constant(value, constant):
                 remove_node(node)
                 notes.rewrites += 1

@@ -109,7 +109,7 @@ def _joined_heads(value: ir.Value, heads: int) -> tuple[ir.Node, ir.Node, ir.Val
     joined = ir.Value(name="joined", shape=ir.Shape([split.shape[0], split.shape[1], heads * split.shape[3]]))
     if same_shape(reshape.outputs[0], joined):
         return transpose, reshape, joined
-    # A 0 in the target keeps an axis of the input; from the third on those are no longer the same.
+    # A 0 in the target keeps an axis of the input; from the third on those differ.
     target = constant_array(reshape.inputs[1])
     if target is None or 0 in target.tolist()[2:] or reshape.attributes.get_int("allowzero"):
         return None

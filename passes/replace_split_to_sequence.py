@@ -43,7 +43,7 @@ class ReplaceSplitToSequence(Pass):
             graph = node.graph
             assert graph is not None
             name = fresh_name(f"{node.outputs[0].name}_sizes", names)
-            constant = add_constant(model.graph, name, ir.tensor(np.array(sizes, dtype=np.int64)))
+            constant = add_constant(model.graph, name, ir.Tensor(np.array(sizes, dtype=np.int64)))
             axis = ir.AttrInt64("axis", node.attributes.get_int("axis", 0))
             split = ir.Node("", "Split", [node.inputs[0], constant], [axis], num_outputs=len(sizes))
             copy_provenance(node, split)

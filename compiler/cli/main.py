@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -45,13 +45,14 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """As click's, with our errors shown as messages: exit 2 for usage, 1 otherwise, the traceback with
         INGOT_DEBUG=1."""
+        run: Callable[..., Any] = super().main
         if not standalone_mode:
-            return super().main(args, *more, standalone_mode=False, **extra)
+            return run(*args, standalone_mode=False, **extra)
         try:
-            code = super().main(args, *more, standalone_mode=False, **extra)
+            code = run(*args, standalone_mode=False, **extra)
         except IngotError as error:
             _show(f"Error: {error}")
             code = error.exit_code
@@ -75,29 +76,38 @@ def ingot() -> None:
 
 def main() -> NoReturn:
     """The console script."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, _on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_signal)
     ingot(prog_name="ingot")
     raise AssertionError("click exits")
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: cleaned up after like ctrl-C, under its own exit code."""
+class _Signalled(KeyboardInterrupt):
+    """SIGTERM or ctrl-C: cleaned up after alike, each with its own exit code.
+
+    Not KeyboardInterrupt itself: where that ends the `exec` of a text (an import that makes dataclasses), `python -m`
+    kills its own process at exit, whatever was caught and whatever code was given.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    # A second one while cleaning up would leave half of it undone.
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    # A second SIGTERM while cleaning up would leave half of it undone; a second ctrl-C is meant.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Terminated
+    raise _Signalled(number)
 
 
 def _interrupted() -> int:
     error: BaseException | None = sys.exc_info()[1]
     while error is not None:
-        if isinstance(error, _Terminated):
-            _show("Terminated: nothing was written")
+        if isinstance(error, _Signalled) and error.number == signal.SIGTERM:
+            _show("Terminated; no file is left half-written")
             return TERMINATED
         error = error.__cause__ or error.__context__
-    _show("Interrupted: nothing was written")
+    _show("Interrupted; no file is left half-written")
     return INTERRUPTED
 
 

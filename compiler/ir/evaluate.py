@@ -195,7 +195,7 @@ def _gather_nd(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
 
 
 def _where(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
-    result = np.where(*inputs)
+    result = np.asarray(np.where(*inputs))
     if result.dtype.kind == "f" and np.any(np.signbit(result) & (result == 0)):
         raise NotComputed("ONNX Runtime gives 0.0 for -0.0")
     return [result]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from ingot.backends.targets import TARGETS, loader
 from ingot.errors import UsageError
@@ -30,7 +29,7 @@ class TargetCheck:
 class CheckReport:
     """The targets of a file in the order in which `ingot.load` tries them."""
 
-    path: Path
+    path: str
     targets: tuple[TargetCheck, ...]
     header: Header
 
@@ -46,7 +45,7 @@ def check_file(path: str | os.PathLike[str], *, target: str | None = None) -> Ch
     Raises UsageError where there is no such file or target, FormatError where the header is not one.
     """
     header = read_header(path)
-    return CheckReport(Path(path), check_targets(header, target), header)
+    return CheckReport(os.fspath(path), check_targets(header, target), header)
 
 
 def check_targets(header: Header, name: str | None = None, *, allow_code: bool = True) -> tuple[TargetCheck, ...]:

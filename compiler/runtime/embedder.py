@@ -165,8 +165,8 @@ class Embedder:
         return batch
 
 
-def _checked(texts: Iterable[str]) -> list[str]:
-    if type(texts) is bytes or not isinstance(texts, Iterable):
+def _checked(texts: object) -> list[str]:
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise InputError(f"texts is {type(texts).__name__}, not strings", fix="encode('a text') or encode(['a', 'b'])")
     listed = list(texts)
     for index, text in enumerate(listed):

@@ -6,22 +6,22 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ingot.errors import UsageError
 from ingot.file.header import Header, Target
-from ingot.file.write import copy_engine
 from ingot.runtime.arrays import Array, array_dtype, to_result
 from ingot.runtime.binder import Binder
 from ingot.runtime.output import assembler
-from ingot.runtime.report import Report
 from ingot.signature import Dim, Tensor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ingot.backends.contract import Session
     from ingot.file.read import EngineFile
+    from ingot.runtime.report import Report
 
 
 class Engine:
@@ -100,6 +100,8 @@ class Engine:
     @property
     def path(self) -> Path:
         """The file that the engine runs from; one that was not saved yet is a temporary."""
+        from pathlib import Path
+
         return Path(self._file.path)
 
     @property
@@ -133,6 +135,8 @@ class Engine:
         """
         if self._session is None:
             self._closed()
+        from ingot.runtime.report import Report
+
         size_bytes = os.fstat(self._file.fileno()).st_size
         return Report(self._file.header, self._file.record(), size_bytes=size_bytes)
 
@@ -149,6 +153,11 @@ class Engine:
         """
         if self._session is None:
             self._closed()
+        # Here and above: what a load does not need, it does not import.
+        from pathlib import Path
+
+        from ingot.file.write import copy_engine
+
         copy_engine(self._file.fileno(), Path(path))
         return Path(path)
 

@@ -110,7 +110,25 @@ def test_signals_end_a_process_with_their_codes(engine_file: Path, number: int, 
         _, said = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in said
-    assert "nothing was written" in said
+    assert "half-written" in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_inside_an_exec_keeps_its_code(tmp_path: Path, number: int, code: int) -> None:
+    """Where KeyboardInterrupt ended the `exec` of a text, as dataclasses do, `python -m` kills itself at exit."""
+    script = f"""
+import signal, sys
+import ingot.cli.check as check
+from ingot.cli.main import main
+check.check_file = lambda *args, **options: exec("signal.raise_signal({int(number)})", {{"signal": signal}})
+sys.argv = ["ingot", "check", "x"]
+main()
+"""
+    (tmp_path / "interrupted.py").write_text(script)
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "half-written" in done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_error(engine_file: Path) -> None:

@@ -129,10 +129,22 @@ def swap_large(model: ir.Model) -> None:
     model.graph.initializers["w"].const_value = ir.tensor(np.ones((64, 64), np.float32))
 
 
+def again(model: ir.Model) -> ir.Node:
+    """The first node made anew, its result of the old name; the old one is gone, and its readers were forgotten."""
+    old = model.graph[0]
+    node = ir.node("Mul", old.inputs, outputs=[ir.val("a", type=old.outputs[0].type, shape=old.outputs[0].shape)])
+    model.graph.remove(old)
+    return node
+
+
 NOTICED: dict[str, Callable[[ir.Model], object]] = {
     "operator": lambda m: setattr(m.graph[0], "op_type", "Add"),
     "domain": lambda m: setattr(m.graph[0], "domain", "other"),
     "attribute": lambda m: m.graph[0].attributes.add(ir.AttrInt64("axis", 1)),
+    "attribute from -1 to -2": lambda m: m.graph[1].attributes.add(ir.AttrInt64("axis", -2)),
+    "attribute from 0.0 to -0.0": lambda m: m.graph[1].attributes.add(ir.AttrFloat32("zero", -0.0)),
+    "reader of a value that was replaced": lambda m: m.graph.insert_before(m.graph[1], again(m)),
+    "small array written to": lambda m: m.graph.initializers["v"].const_value.numpy().fill(9),
     "edge": lambda m: m.graph[1].replace_input_with(0, m.graph.inputs[1]),
     "operands swapped": lambda m: (
         m.graph[0].replace_input_with(0, m.graph.initializers["w"]),
@@ -156,6 +168,9 @@ NOTICED: dict[str, Callable[[ir.Model], object]] = {
 def test_the_fingerprint_notices(change):
     model = parse()
     model.graph.initializers["w"].const_value = ir.tensor(np.ones((64, 64), np.float32))
+    model.graph.initializers["v"].const_value = ir.tensor(np.ones(3, np.float32))
+    model.graph[1].attributes.add(ir.AttrInt64("axis", -1))
+    model.graph[1].attributes.add(ir.AttrFloat32("zero", 0.0))
     before = fingerprint(model)
     assert fingerprint(model) == before
     change(model)

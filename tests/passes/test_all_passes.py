@@ -10,46 +10,10 @@ import pytest
 import torch
 
 from ingot.ir.provenance import compact_provenance
-from ingot.passes.contract import Pass, run_passes
-from ingot.passes.drop_identity import DropIdentity
-from ingot.passes.drop_unused import DropUnused
-from ingot.passes.fold_constants import FoldConstants
-from ingot.passes.fold_reshape_targets import FoldReshapeTargets
-from ingot.passes.fold_static_shapes import FoldStaticShapes
-from ingot.passes.fold_weight_transpose import FoldWeightTranspose
-from ingot.passes.fuse_reshapes import FuseReshapes
-from ingot.passes.fuse_transposes import FuseTransposes
-from ingot.passes.infer_shapes import InferShapes
-from ingot.passes.inline_functions import InlineFunctions
-from ingot.passes.merge_common_subexpressions import MergeCommonSubexpressions
-from ingot.passes.merge_initializers import MergeInitializers
-from ingot.passes.replace_attention_layout import ReplaceAttentionLayout
-from ingot.passes.replace_cast_like import ReplaceCastLike
-from ingot.passes.replace_split_to_sequence import ReplaceSplitToSequence
+from ingot.passes.contract import run_passes
+from ingot.pipeline import passes
 
 LAYERS, HEADS, WIDTH = 2, 4, 32
-
-
-def every_pass() -> list[Pass]:
-    return [
-        InlineFunctions(),
-        InferShapes(),
-        ReplaceCastLike(),
-        FoldStaticShapes(),
-        FoldConstants(),
-        ReplaceSplitToSequence(),
-        FoldReshapeTargets(),
-        DropIdentity(),
-        FuseTransposes(),
-        FuseReshapes(),
-        DropIdentity(),
-        MergeInitializers(),
-        MergeCommonSubexpressions(),
-        DropUnused(),
-        FoldWeightTranspose(),
-        ReplaceAttentionLayout(),
-        DropUnused(),
-    ]
 
 
 class Layer(torch.nn.Module):
@@ -112,7 +76,7 @@ def model(exported: ir.Model) -> ir.Model:
 
 
 def test_the_graph_is_near_its_minimum(model):
-    reports = run_passes(model, every_pass())
+    reports = run_passes(model, passes())
     counts = collections.Counter(node.op_type for node in model.graph)
     assert reports[0].nodes_before > 2.5 * reports[-1].nodes_after
     assert counts["Attention"] == LAYERS
@@ -128,18 +92,18 @@ def test_the_graph_is_near_its_minimum(model):
 
 
 def test_same_numbers(model, exported, same_numbers):
-    run_passes(model, every_pass())
+    run_passes(model, passes())
     same_numbers(exported, model)
 
 
 def test_again_changes_nothing(model):
-    run_passes(model, every_pass())
-    assert [report.rewrites for report in run_passes(model, every_pass())] == [0] * len(every_pass())
+    run_passes(model, passes())
+    assert [report.rewrites for report in run_passes(model, passes())] == [0] * len(passes())
 
 
 def test_weights_are_stored_once_and_copied_never(model):
     weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    run_passes(model, every_pass())
+    run_passes(model, passes())
     stored = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     assert stored < 1.02 * weight_bytes
     for value in model.graph.initializers.values():
@@ -148,7 +112,7 @@ def test_weights_are_stored_once_and_copied_never(model):
 
 
 def test_every_node_still_says_where_it_came_from(model):
-    run_passes(model, every_pass())
+    run_passes(model, passes())
     assert {node.metadata_props["ingot.module"] for node in model.graph if node.op_type == "Attention"} == {
         f"layers.{i}" for i in range(LAYERS)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import ingot
@@ -21,13 +22,7 @@ SHORTEST, LONGEST = 10, 2000
 
 def draw_texts(count: int = TEXTS, seed: int = SEED) -> list[str]:
     """Docstrings of Python's standard library, from a few words to whole pages, in a drawn order."""
-    home = Path(sysconfig.get_path("stdlib"))
-    found: set[str] = set()
-    for path in sorted(home.glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                found.add(text)
-    by_length = sorted(found, key=lambda text: (len(text), text))
+    by_length = sorted(_docstrings(), key=lambda text: (len(text), text))
     # Equal steps of the logarithm of length, or the many one-liners would be all there is.
     lengths = [SHORTEST * (LONGEST / SHORTEST) ** (step / (count - 1)) for step in range(count)]
     texts = []
@@ -36,6 +31,16 @@ def draw_texts(count: int = TEXTS, seed: int = SEED) -> list[str]:
         texts.append(by_length.pop(nearest))
     random.Random(seed).shuffle(texts)
     return texts
+
+
+@cache
+def _docstrings() -> frozenset[str]:
+    found = set()
+    for path in Path(sysconfig.get_path("stdlib")).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                found.add(text)
+    return frozenset(found)
 
 
 def run() -> Result:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import ingot
 from benchmarks import __main__ as command
-from benchmarks import determinism, embedder, processes
+from benchmarks import determinism, embedder, facts, processes
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.harness import (
     Bar,
@@ -163,6 +164,15 @@ def test_a_process_that_fails_is_unmeasured_with_its_last_words() -> None:
         processes.run([sys.executable, "-c", code])
     with pytest.raises(Unmeasured, match="ended with 3"):
         processes.peak_anonymous_bytes([sys.executable, "-c", code])
+
+
+def test_every_run_tells_machine_and_versions() -> None:
+    found = facts.facts()
+    assert 0 <= found["busy"] <= 1
+    text = facts.told({**found, "busy": 0.4})
+    for part in (found["cpu"], *found["features"], f"ingot {ingot.__version__}", "onnxruntime 1.", "others keep 40%"):
+        assert part in text
+    assert "others keep" not in facts.told({**found, "busy": 0.0})
 
 
 def test_texts_are_of_all_lengths_and_the_same_every_time() -> None:

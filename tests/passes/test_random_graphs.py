@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -29,7 +30,7 @@ class Writer:
     values: dict[str, Axes] = field(default_factory=dict)
     count: int = 0
 
-    def one_of(self, *choices: object) -> object:
+    def one_of(self, *choices: Any) -> Any:
         return self.data.draw(st.sampled_from(choices))
 
     def number(self, low: int, high: int) -> int:
@@ -59,7 +60,9 @@ class Writer:
         return name
 
     def any(self) -> tuple[str, Axes]:
-        name = self.data.draw(st.sampled_from(sorted(self.values)))
+        """Mostly the last value, so that chains come about."""
+        names = list(self.values)
+        name = names[-1] if self.number(0, 2) else self.data.draw(st.sampled_from(names))
         return name, self.values[name]
 
     def size(self, name: str, axis: int) -> str:
@@ -114,11 +117,11 @@ def add(w: Writer) -> None:
 
 def transpose(w: Writer) -> None:
     name, shape = w.any()
-    perm = w.data.draw(st.permutations(range(len(shape))))
-    turned = w.value(f"Transpose <perm = {list(perm)}> ({name})", [shape[axis] for axis in perm])
-    if w.one_of(True, False):
-        back = [perm.index(axis) for axis in range(len(perm))]
-        w.value(f"Transpose <perm = {back}> ({turned})", shape)
+    first = w.data.draw(st.permutations(range(len(shape))))
+    back = [first.index(axis) for axis in range(len(first))]
+    for perm in (first, w.one_of(back, w.data.draw(st.permutations(first))))[: w.number(1, 2)]:
+        shape = [shape[axis] for axis in perm]
+        name = w.value(f"Transpose <perm = {list(perm)}> ({name})", shape)
 
 
 def reshape(w: Writer) -> None:
@@ -179,12 +182,14 @@ def linear(w: Writer) -> None:
     if len(shape) < 2 or not isinstance(shape[-1], int):
         return
     weight, bias = w.name(), w.name()
-    numbers = [((i * 7) % 5 - 2) / 2 for i in range(3 * shape[-1])]
-    w.constants.append(f"float[3, {shape[-1]}] {weight} = {{{', '.join(map(str, numbers))}}}")
-    w.constants.append(f"float[3] {bias} = {{{w.number(0, 1)}, 1.5, -2}}")
+    # From 1 KiB on a weight is never copied.
+    rows = w.one_of(3, 260)
+    numbers = [((i * 7) % 5 - 2) / 2 for i in range(rows * shape[-1])]
+    w.constants.append(f"float[{rows}, {shape[-1]}] {weight} = {{{', '.join(map(str, numbers))}}}")
+    w.constants.append(f"float[1] {bias} = {{{w.number(0, 1)}}}")
     turned = w.step(f"Transpose <perm = [1, 0]> ({weight})")
-    product = w.value(f"MatMul({name}, {turned})", [*shape[:-1], 3])
-    w.value(f"Add({product}, {bias})", [*shape[:-1], 3])
+    product = w.value(f"MatMul({name}, {turned})", [*shape[:-1], rows])
+    w.value(f"Add({product}, {bias})", [*shape[:-1], rows])
 
 
 def again(w: Writer) -> None:
@@ -209,9 +214,9 @@ def write(data: st.DataObject) -> str:
         step(w)
         w.values |= hidden
     made = [name for name in w.values if name not in ("x", "z")]
-    shown = data.draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True)) if made else []
-    if not shown:
-        shown = [w.value("Identity(x)", w.values["x"])]
+    if not made:
+        made = [w.value("Identity(x)", w.values["x"])]
+    shown = list(dict.fromkeys([made[-1], *data.draw(st.lists(st.sampled_from(made), max_size=2))]))
     outputs = ", ".join(f"float{_written(w.values[name])} {name}" for name in shown)
     constants = f"<{', '.join(w.constants)}>" if w.constants else ""
     return f"g (float[B, S, 4] x, float[B, 6] z) => ({outputs}) {constants} {{ {'  '.join(w.steps)} }}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from ingot.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """`system` as in "linux", `arch` as in "x86_64"; `features` in the kernel's own spelling ("avx2", "amx_bf16")."""
 
     system: str
@@ -20,8 +19,7 @@ class Machine:
     features: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Unmet:
+class Unmet(NamedTuple):
     """One requirement of an engine that this machine does not meet."""
 
     requirement: str

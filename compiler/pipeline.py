@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,7 +192,7 @@ def _lean(target: Target, header: Header) -> Target:
     if weights is None or weights.size_bytes < LARGE_BYTES:
         return target
     config = {**target.options.get("config", {}), "session.disable_prepacking": "1"}
-    return replace(target, options={**target.options, "config": config})
+    return target._replace(options={**target.options, "config": config})
 
 
 def _header(

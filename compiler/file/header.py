@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ingot.errors import FormatError
 from ingot.signature import Signature
@@ -28,8 +28,10 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Member(NamedTuple):
     """Where a member's bytes lie in the file, and what they must be.
 
     `digests` names another member that holds one sha256 (32 raw bytes) for each 4 MiB chunk of a large member;
@@ -43,19 +45,17 @@ class Member:
     digests: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """One way to run the engine. `members` maps a role that the backend knows ("graph", "weights") to a member's name;
     `needs` states what the machine must have ({"onnxruntime": ">=1.31"}); `options` is the backend's own (JSON)."""
 
     name: str
     members: Mapping[str, str]
     needs: Mapping[str, str]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = _NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """How raw text becomes inputs. `tokenizer` names a member in the format of the `tokenizers` library.
 
     `inputs` maps a tokenizer's output ("ids", "mask", "types") to an input's name; `output` is the embedding's name.
@@ -67,12 +67,11 @@ class Text:
     max_tokens: int
     pad_id: int
     output: str
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = _NONE
     default_prompt: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """Everything a reader must know before it touches a member.
 
     `verification` is one of VERIFICATIONS, `numerics` one of NUMERICS; `versions` says what wrote the file;
@@ -87,7 +86,7 @@ class Header:
     versions: Mapping[str, str]
     text: Text | None = None
     selftest: str | None = None
-    members: Mapping[str, Member] = field(default_factory=dict)
+    members: Mapping[str, Member] = _NONE
     format: int = FORMAT
     oldest_reader: int = OLDEST_READER
 

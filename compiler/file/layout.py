@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ingot.errors import FormatError
 
@@ -60,8 +60,7 @@ _ZIP64_ID = 0x0001
 _PADDING_ID = 0x4749
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A member's place: its local header at `start`, its data from `offset` to `end`."""
 
     name: str

@@ -10,9 +10,8 @@ import stat
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ingot.errors import FormatError, UsageError
 from ingot.file import strict_json
@@ -148,8 +147,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """An open file and its name for errors."""
 
     path: str

@@ -7,7 +7,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,7 +66,7 @@ class Draft:
         self._places = lay_out(sizes)
         places = {place.name: place for place in self._places[1:]}
         members = {place.name: _unhashed(place, part=place.name in parts_of) for place in places.values()}
-        self.header = replace(header, members=members)
+        self.header = header._replace(members=members)
         Header.from_json(self.header.to_json())
         _header_bytes(self.header)
         self.path = atomic.temporary(folder, name)
@@ -76,7 +76,7 @@ class Draft:
             self._descriptor = atomic.create(self.path)
             for part in parts:
                 members.update(self._write_part(part, places))
-            self.header = replace(header, members=members)
+            self.header = header._replace(members=members)
             data = _header_bytes(self.header)
             self._header_sha256 = hashlib.sha256(data).hexdigest()
             self._crcs = [zlib.crc32(data), *(member.crc32 for member in members.values())]

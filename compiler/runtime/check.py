@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ingot.backends.targets import TARGETS, loader
 from ingot.errors import UsageError
@@ -13,8 +13,7 @@ from ingot.machine import Unmet, this_machine
 from ingot.version import __version__
 
 
-@dataclass(frozen=True, slots=True)
-class TargetCheck:
+class TargetCheck(NamedTuple):
     """One target of a file, and what it needs that this machine lacks."""
 
     name: str
@@ -25,8 +24,7 @@ class TargetCheck:
         return not self.unmet
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+class CheckReport(NamedTuple):
     """The targets of a file in the order in which `ingot.load` tries them."""
 
     path: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ingot.errors import FormatError, InputError
 from ingot.signature import Dim, Linear, Signature, Tensor, linear
@@ -10,8 +10,7 @@ from ingot.signature import Dim, Linear, Signature, Tensor, linear
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Varying:
+class _Varying(NamedTuple):
     form: Linear
     dim: Dim
 
@@ -78,7 +77,7 @@ def _out_of_bounds(tensor: Tensor, shape: Shape, number: int, axis: _Varying) ->
         near = form.size(max(dim.min, (size - form.offset) // form.scale))
         return InputError(f"{place}, which is no {_expression(form)}", where=where, fix=f"{near}, for one")
     span = f"{form.size(dim.min)} or more" if dim.max is None else f"{form.size(dim.min)} to {form.size(dim.max)}"
-    wider = replace(dim, min=min(dim.min, value), max=None if dim.max is None else max(dim.max, value))
+    wider = dim._replace(min=min(dim.min, value), max=None if dim.max is None else max(dim.max, value))
     axes = [str(wider) if axis == dim.name else str(axis) for axis in tensor.shape]
     return InputError(
         f"{place}, and may be {span} ({_expression(form)}, {dim})",

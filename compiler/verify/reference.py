@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -91,7 +90,7 @@ class Reference:
         for dim in self.signature.dims:
             size, known = failed[dim.name], works[dim.name]
             if size != known:
-                bounds[dim.name] = replace(dim, min=known) if size < known else replace(dim, max=known)
+                bounds[dim.name] = dim._replace(min=known) if size < known else dim._replace(max=known)
         shapes = []
         for tensor in self.signature.inputs:
             named = {form.dim for axis in tensor.shape if isinstance(axis, str) and (form := linear(axis))}

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def test_a_location_is_always_as_long_as_its_place() -> None:
 
 def target_of(path: Path, **changes: Any) -> tuple[EngineFile, Target]:
     file = EngineFile.open(path)
-    return file, replace(file.header.targets[0], **changes)
+    return file, file.header.targets[0]._replace(**changes)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +109,14 @@ def test_a_graph_that_onnx_runtime_refuses_is_an_engine_error(tmp_path: Path) ->
 
 def test_a_header_that_names_other_inputs_than_the_graph_is_refused(tmp_path: Path, seed: int) -> None:
     inputs = (Tensor("tokens", "int64", ("batch", "sequence")), ENCODER_SIGNATURE.inputs[1])
-    signature = replace(ENCODER_SIGNATURE, inputs=inputs)
+    signature = ENCODER_SIGNATURE._replace(inputs=inputs)
     path = write_engine(tmp_path / "other.ingot", ENCODER, signature, {"table": encoder_table(seed)})
     with pytest.raises(FormatError, match="the graph's inputs are ids, mask"):
         open_engine(path)
 
 
 def test_a_failing_run_is_an_engine_error_with_the_shapes(tmp_path: Path) -> None:
-    signature = replace(ENCODER_SIGNATURE, inputs=tuple(replace(t, domain=None) for t in ENCODER_SIGNATURE.inputs))
+    signature = ENCODER_SIGNATURE._replace(inputs=tuple(t._replace(domain=None) for t in ENCODER_SIGNATURE.inputs))
     path = write_engine(tmp_path / "e.ingot", ENCODER, signature, {"table": encoder_table(0)})
     with open_engine(path) as engine, pytest.raises(EngineError, match="failed while running") as caught:
         engine(IDS + 1000, MASK)

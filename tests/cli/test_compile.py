@@ -129,7 +129,9 @@ def test_an_older_file_survives_a_compile_that_fails(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_at_any_moment_leaves_nothing_or_a_whole_file(folder: Path, number: int, code: int, seed: int) -> None:
+def test_interrupted_at_any_moment_leaves_nothing_or_a_whole_file(
+    folder: Path, number: int, code: int, seed: int
+) -> None:
     # The moment is drawn: from the imports to the writing of the file.
     wait = 0.5 + 7.5 * np.random.default_rng(seed).random()
     arguments = [sys.executable, "-m", "ingot.cli.main", "compile", named(folder, "with_inputs"), "-o", "m.ingot"]

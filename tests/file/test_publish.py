@@ -11,7 +11,6 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +242,7 @@ def test_two_writers_of_one_name(makes: Any, left_behind: Names) -> None:
     other = [Part.of("weights.bin", b"other"), *makes.parts[1:]]
     with (
         Draft(makes.folder, "x.ingot", makes.header, makes.parts) as first,
-        Draft(makes.folder, "x.ingot", replace(makes.header, name="second"), other) as second,
+        Draft(makes.folder, "x.ingot", makes.header._replace(name="second"), other) as second,
     ):
         first.publish(path)
         second.publish(path)

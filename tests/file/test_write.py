@@ -35,7 +35,7 @@ def test_what_is_written_is_read(makes: Any) -> None:
             part.name: b"".join(part.chunks()) for part in makes.parts
         }
         assert file.record() == {"accuracy": {"worst_db": 118.5}}
-        assert replace(file.header, members={}) == makes.header
+        assert file.header._replace(members={}) == makes.header
         assert file.path == str(path)
         assert file.real_path == os.path.realpath(path)
 
@@ -102,7 +102,7 @@ def test_pieces_may_be_views_of_arrays(makes: Any, seed: int) -> None:
 
 
 def test_an_engine_without_parts(makes: Any) -> None:
-    bare = replace(makes.header, targets=(), text=None, selftest=None)
+    bare = makes.header._replace(targets=(), text=None, selftest=None)
     with EngineFile.open(replace(makes, header=bare, parts=[]).write(), strict=True) as file:
         assert not file.header.members
 
@@ -203,9 +203,9 @@ def test_names_that_no_member_may_have(makes: Any, left_behind: Callable[[], lis
 
 
 def test_a_header_that_outgrows_its_place(makes: Any, left_behind: Callable[[], list[str]]) -> None:
-    text = replace(makes.header.text, prompts={"query": "x" * HEADER_BYTES})
+    text = makes.header.text._replace(prompts={"query": "x" * HEADER_BYTES})
     with pytest.raises(CompileError, match="has room for"):
-        Draft(makes.folder, "tiny", replace(makes.header, text=text), makes.parts)
+        Draft(makes.folder, "tiny", makes.header._replace(text=text), makes.parts)
     assert not left_behind()
 
 

@@ -29,7 +29,7 @@ def test_says_of_each_target_whether_it_runs(tmp_path: Path, seed: int) -> None:
 def test_code_in_a_file_must_be_allowed(tmp_path: Path, seed: int) -> None:
     with_code = Target("cpu", {}, {"onnxruntime": ">=1.31", "code": "a shared library"})
     header = check_file(write_encoder(tmp_path / "e.ingot", seed)).header
-    changed = type(header)(**{field: getattr(header, field) for field in header.__slots__} | {"targets": (with_code,)})
+    changed = header._replace(targets=(with_code,))
     (refused,) = check_targets(changed, allow_code=False)
     assert "allow_code=True" in refused.unmet[0].fix
 

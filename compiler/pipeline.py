@@ -68,10 +68,9 @@ def passes() -> list[Pass]:
         ReplaceSplitToSequence(),
         FoldReshapeTargets(),  # after folding: targets that are constants need no change
         DropIdentity(),
-        FuseReshapes(),
-        DropIdentity(),  # Reshapes that have become trivial, some between two Transposes
         FuseTransposes(),
-        DropIdentity(),  # Transposes that have become trivial
+        FuseReshapes(),
+        FuseTransposes(),  # again, for Reshapes between them are gone
         MergeInitializers(),  # before subexpressions: two equal constants make two equal nodes
         MergeCommonSubexpressions(),
         DropUnused(),

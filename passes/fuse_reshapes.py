@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ingot.ir.dims import input_symbols, reshape_target
-from ingot.ir.rewrite import all_nodes, replace_node
+from ingot.ir.dims import input_symbols, reshape_target, same_shape
+from ingot.ir.rewrite import all_nodes, remove_node, replace_node, replace_value
 from ingot.passes.contract import Notes, Pass
 from ingot.passes.fold_reshape_targets import TargetConstants
 
@@ -13,9 +13,9 @@ RESHAPING = frozenset(["Reshape", "Squeeze", "Unsqueeze", "Flatten"])
 
 
 class FuseReshapes(Pass):
-    """Reshape(Reshape(x)) -> Reshape(x), and Squeeze, Unsqueeze, Flatten likewise
+    """Reshape(Reshape(x)) -> Reshape(x), or x where that has the shape; Squeeze, Unsqueeze, Flatten likewise
 
-    x and result of known ranks. A chain that ends in the shape of x is left as a Reshape for drop_identity. exact
+    x and result of known ranks. exact
     Declines when no constant takes x to the result: two dims without a place, or a dim that may be zero.
     """
 
@@ -29,6 +29,10 @@ class FuseReshapes(Pass):
             while (producer := source.producer()) is not None and _reshapes(producer) and producer.inputs[0]:
                 source = producer.inputs[0]
             if source is node.inputs[0]:
+                continue
+            if same_shape(source, node.outputs[0]) and replace_value(node.outputs[0], source):
+                remove_node(node)
+                notes.rewrites += 1
                 continue
             target = reshape_target(source, node.outputs[0], nonzero)
             if target is None:

@@ -1,17 +1,17 @@
-"""Makes one Transpose of two in a row."""
+"""Makes one Transpose of two in a row, or none."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from ingot.ir.rewrite import all_nodes, replace_node
+from ingot.ir.rewrite import all_nodes, remove_node, replace_node, replace_value
 from ingot.passes.contract import Notes, Pass
 
 
 class FuseTransposes(Pass):
-    """Transpose(Transpose(x, p), q) -> Transpose(x, [p[i] for i in q])
+    """Transpose(Transpose(x, p), q) -> Transpose(x, [p[i] for i in q]), or x where that keeps the order
 
-    x of any rank. Two that cancel are left as one that keeps the order, for drop_identity. exact
+    x of any rank. exact
     Declines when a permutation is implied and the rank not known.
     """
 
@@ -26,8 +26,11 @@ class FuseTransposes(Pass):
             if first is None or second is None:
                 notes.decline(node, "its rank is not known")
                 continue
-            perm = ir.AttrInt64s("perm", [first[axis] for axis in second])
-            replace_node(node, ir.Node("", "Transpose", [inner.inputs[0]], [perm]))
+            perm, source = [first[axis] for axis in second], inner.inputs[0]
+            if perm == sorted(perm) and source is not None and replace_value(node.outputs[0], source):
+                remove_node(node)
+            else:
+                replace_node(node, ir.Node("", "Transpose", [source], [ir.AttrInt64s("perm", perm)]))
             notes.rewrites += 1
         return notes.rewrites > 0
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import collections
+import time
 import warnings
 
 import onnx_ir as ir
 import pytest
 import torch
 
+from ingot.frontend.export import export
+from ingot.frontend.source import Source
 from ingot.ir.provenance import compact_provenance
+from ingot.models.catalogue import CATALOGUE
 from ingot.passes.contract import run_passes
 from ingot.pipeline import passes
 
@@ -99,6 +103,41 @@ def test_same_numbers(model, exported, same_numbers):
 def test_again_changes_nothing(model):
     run_passes(model, passes())
     assert [report.rewrites for report in run_passes(model, passes())] == [0] * len(passes())
+
+
+@pytest.mark.parametrize("name", ["nested", "recurrent", "residual"])
+def test_once_is_enough(name):
+    entry = next(entry for entry in CATALOGUE if entry.name == name)
+    example = entry.build(0)
+    source = Source(name, example.module, example.args, example.kwargs, dynamic_shapes=example.dynamic_shapes)
+    model = export(source).model
+    run_passes(model, passes())
+    assert not {"Constant", "Identity", "CastLike"} & {node.op_type for node in model.graph}
+    assert [report.name for report in run_passes(model, passes()) if report.rewrites] == []
+
+
+LAYER = """
+    s{0} = Shape(x{0})  i{0} = Constant <value_ints = [0, 1]> ()  b{0} = Gather(s{0}, i{0})
+    h{0} = Constant <value_ints = [2, 4]> ()  t{0} = Concat <axis = 0> (b{0}, h{0})
+    r{0} = Reshape(x{0}, t{0})  p{0} = Transpose <perm = [0, 2, 1, 3]> (r{0})
+    q{0} = Transpose <perm = [0, 2, 1, 3]> (p{0})  f{0} = Shape(x{0})  y{0} = Reshape(q{0}, f{0})
+    c{0} = Constant <value_float = 1.0> ()  l{0} = CastLike(c{0}, y{0})  m{0} = Mul(y{0}, l{0})  d{0} = Identity(m{0})
+    e{0} = Relu(d{0})  g{0} = Relu(d{0})  a{0} = Add(e{0}, g{0})  x{1} = Neg(a{0})
+"""
+
+
+def test_time_grows_with_the_nodes(build):
+    def seconds(layers: int) -> float:
+        steps = "".join(LAYER.format(i, i + 1) for i in range(layers))
+        model = build(f"g (float[B, S, 8] x0) => (float[B, S, 8] x{layers}) {{ {steps} }}", infer=False)
+        assert model.graph.num_nodes() == 18 * layers
+        start = time.process_time()
+        run_passes(model, passes())
+        assert model.graph.num_nodes() == 3 * layers
+        return time.process_time() - start
+
+    # Measured 0.1 s and 1 s; a quadratic pass would take 100 times as long.
+    assert seconds(300) < 40 * seconds(30)
 
 
 def test_weights_are_stored_once_and_copied_never(model):

@@ -28,6 +28,15 @@ def test_rewrites(rewrites, output, steps, target):
     assert last.inputs[0].producer() is None or last.inputs[0].producer().op_type == "Transpose"
 
 
+def test_rewrites_a_chain_that_goes_back_to_nothing(rewrites):
+    checked = rewrites(
+        FuseReshapes(),
+        """g (float[B, S] x) => (float[B, S] y) <int64[2] ends = {0, 3}> {
+            a = Unsqueeze(x, ends)  b = Squeeze(a, ends)  y = Neg(b) }""",
+    )
+    assert checked.node("Neg").inputs[0].name == "x"
+
+
 def test_declines_two_dims_without_a_place(declines):
     declines(
         FuseReshapes(),

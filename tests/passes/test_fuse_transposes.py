@@ -31,6 +31,15 @@ def test_rewrites_three_in_a_row(rewrites):
     assert checked.model.graph.outputs[0].producer().inputs[0].name == "x"
 
 
+def test_rewrites_two_that_cancel_to_nothing(rewrites):
+    checked = rewrites(
+        FuseTransposes(),
+        """g (float[B, 3, 4] x) => (float[B, 3, 4] y) {
+            a = Transpose <perm = [1, 2, 0]> (x)  b = Transpose <perm = [2, 0, 1]> (a)  y = Neg(b) }""",
+    )
+    assert checked.node("Neg").inputs[0].name == "x"
+
+
 def test_declines_an_unknown_rank(declines):
     declines(
         FuseTransposes(),

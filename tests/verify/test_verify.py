@@ -13,6 +13,7 @@ import torch
 
 from ingot.errors import EngineError, VerificationError
 from ingot.verify.locate import Located
+from ingot.verify.reference import Reference
 from ingot.verify.verify import Accuracy, verify
 
 Array = np.ndarray[Any, Any]
@@ -227,6 +228,7 @@ def test_a_tie_that_rounding_decides_is_rejected_and_explained(encoder: Any) -> 
     with pytest.raises(VerificationError, match=r"(?s)output 'lengths'.*a tie that rounding decides"):
         run(encoder, engine_of(encoder, after=off_by_one))
     encoder.module.forward = plain
+    encoder.reference = Reference(encoder.module, encoder.signature, encoder.call)
     with pytest.raises(VerificationError) as caught:
         run(encoder, engine_of(encoder, after=off_by_one))
     assert "tie" not in str(caught.value)

@@ -95,8 +95,13 @@ class CompileOptions:
             builder(name)
         if self.verify not in VERIFY_MODES:
             raise UsageError(f"verify is {self.verify!r}", fix=f"one of: {', '.join(VERIFY_MODES)}")
-        if self.threads < 1:
-            raise UsageError(f"threads is {self.threads}, which is no count of threads", fix="threads=1, or more")
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise UsageError(f"threads is {self.threads!r}, which is no count of threads", fix="threads=1, or more")
+        if not isinstance(self.translations, Mapping):
+            raise UsageError(
+                f"translations is a {type(self.translations).__name__}",
+                fix="a dict: {torch.ops.NAMESPACE.NAME.default: function over onnxscript's opset}",
+            )
 
 
 def compile_source(source: Source, options: CompileOptions, *, folder: Path, progress: Progress) -> Draft:
@@ -138,8 +143,8 @@ def _seed(exported: Exported) -> int:
     asked = os.environ.get("INGOT_SEED")
     if asked is None:
         return int.from_bytes(hashlib.sha256(readable(exported.model).encode()).digest()[:4], "little") // 2
-    if not asked.isdigit():
-        raise UsageError(f"INGOT_SEED is {asked!r}, not a whole number", fix="INGOT_SEED=0")
+    if not asked.isdecimal() or int(asked) >= 2**63:
+        raise UsageError(f"INGOT_SEED is {asked!r}, not a whole number below 2**63", fix="INGOT_SEED=0")
     return int(asked)
 
 
@@ -170,6 +175,10 @@ def _verify(
     with EngineFile.open(draft.path) as file:
         for target in file.header.targets:
             lean = _lean(target, file.header)
+            if lean is not target:
+                exported.notes.append(
+                    f"{target.name} was verified without the copy of the weights that it packs at load"
+                )
             session = loader(target.name).load(file, lean, threads=options.threads)
             try:
                 accuracy[target.name] = verify(

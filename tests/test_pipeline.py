@@ -146,7 +146,13 @@ def test_nan_weights_are_a_warning_that_names_them(block: Block, x: torch.Tensor
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"target": "toaster"}, "no target 'toaster'"), ({"verify": "maybe"}, "verify is 'maybe'"), ({"threads": 0}, "0")],
+    [
+        ({"target": "toaster"}, "no target 'toaster'"),
+        ({"verify": "maybe"}, "verify is 'maybe'"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": "2"}, "threads is '2'"),
+        ({"translations": [1]}, "translations is a list"),
+    ],
 )
 def test_options_that_cannot_be_meant(block: Block, x: torch.Tensor, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -37,6 +37,8 @@ than the two apart."""
 
 _PROVIDER = "CPUExecutionProvider"
 
+KERNEL = "ONNX Runtime kernel"
+
 
 class CpuBuilder:
     """The compile side of the target `cpu`."""
@@ -182,6 +184,10 @@ def _rows() -> dict[str, list[Covered]]:
     import onnx
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+    schemas: Any = onnx.defs.get_all_schemas_with_history()
+    versions: dict[str, list[int]] = {}
+    for schema in schemas:
+        versions.setdefault(_qualified(schema.domain, schema.name), []).append(schema.since_version)
     kernels: dict[tuple[str, int, int], set[str]] = {}
     for kernel in state.get_all_opkernel_def():
         if kernel.provider == _PROVIDER:
@@ -191,9 +197,8 @@ def _rows() -> dict[str, list[Covered]]:
     rows: dict[str, list[Covered]] = {}
     for (name, low, high), kinds in sorted(kernels.items()):
         dtypes = tuple(sorted(kind.removeprefix("tensor(").rstrip(")") for kind in kinds))
-        last = None if high == _NO_END else high
-        rows.setdefault(name, []).append(Covered(name, low, last, dtypes, "ONNX Runtime kernel"))
-    schemas: Any = onnx.defs.get_all_schemas_with_history()
+        last = _end(low, versions.get(name, ())) if high == _NO_END else high
+        rows.setdefault(name, []).append(Covered(name, low, last, dtypes, KERNEL))
     for schema in schemas:
         name = _qualified(schema.domain, schema.name)
         if name not in rows and (schema.has_function or schema.has_context_dependent_function):
@@ -202,6 +207,13 @@ def _rows() -> dict[str, list[Covered]]:
 
 
 _NO_END = 2**31 - 1
+
+
+def _end(low: int, versions: Sequence[int]) -> int | None:
+    """Up to which operator set a kernel without an end is good: ONNX Runtime has none for a definition that is newer
+    than the kernel's. None where the definition is still the newest."""
+    later = [version for version in versions if version > low]
+    return min(later) - 1 if later else None
 
 
 def _qualified(domain: str, operator: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ingot.errors import UsageError
-from ingot.frontend.dims import AUTO, plan
+from ingot.frontend.dims import AUTO, example_sizes, plan
 from ingot.frontend.shapes import Bounds, Shapes
 from ingot.frontend.source import Source
 from ingot.frontend.structure import Call, take_apart
@@ -160,21 +160,17 @@ def _resized(
 
 
 def _check_sizes(call: Call, declared: Declared, bounds: Mapping[str, Bounds]) -> None:
-    sizes: dict[str, int] = {}
     for name, tensor, axes in zip(call.names, call.tensors, declared, strict=True):
         for axis, said in axes.items():
-            size = tensor.shape[axis]
-            here = f"--shape: axis {axis} of '{name}' is {size} in the example inputs"
-            fix = "example inputs of a size that is declared, or another declaration"
-            if isinstance(said, int):
-                if said != size:
-                    raise UsageError(f"{here}, and {said} is declared", fix=fix)
-                continue
-            value, given = said.solve(size), bounds[said.dim]
-            if value is None or sizes.setdefault(said.dim, value) != value:
-                raise UsageError(f"{here}, which does not fit '{said.dim}' = {sizes.get(said.dim, 'any')}", fix=fix)
-            if value < (given.low or 1) or (given.high is not None and value > given.high):
-                raise UsageError(f"{here}, and {Dim(said.dim, given.low or 1, given.high)} is declared", fix=fix)
+            if isinstance(said, int) and said != tensor.shape[axis]:
+                raise UsageError(
+                    f"--shape: axis {axis} of '{name}' is {tensor.shape[axis]} in the example inputs, "
+                    f"and {said} is declared",
+                    fix="example inputs of a size that is declared, or another declaration",
+                )
+    varying = [{axis: said for axis, said in axes.items() if isinstance(said, Linear)} for axes in declared]
+    dims = {name: Dim(name, given.low or 1, given.high) for name, given in bounds.items()}
+    example_sizes(call, varying, dims, option="--shape: ")
 
 
 def _torch_dim(said: Linear, dims: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ torch may discover how axes depend on each other; names and bounds are the user'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from torch.utils._sympy.numbers import int_oo
 from ingot.errors import ExportError, UsageError
 from ingot.frontend.structure import Call
 from ingot.signature import Axis, Dim, Linear, Tree, children, linear
+
+_EXAMPLE = "a name, or a whole multiple of one plus a number: 'length', '2*length + 1'"
 
 AUTO = torch.export.Dim.AUTO
 _HINTS = (torch.export.Dim.AUTO, torch.export.Dim.DYNAMIC)
@@ -50,15 +53,35 @@ def plan(call: Call, dynamic_shapes: Any) -> Plan:
     if dynamic_shapes is None:
         return _default_plan(call.tensors)
     made = Plan([{} for _ in call.tensors], {})
-    if isinstance(dynamic_shapes, tuple | list):
-        dynamic_shapes = dict(zip(call.trees, dynamic_shapes, strict=False))
-    for name, spec in dynamic_shapes.items():
+    for name, spec in by_parameter(dynamic_shapes, list(call.trees)).items():
         if name not in call.trees:
             raise UsageError(
                 f"dynamic_shapes names '{name}', which is not an input", fix=f"one of: {', '.join(call.trees)}"
             )
         _read_spec(spec, call.trees[name], name, call.tensors, made)
     return made
+
+
+def by_parameter(dynamic_shapes: Any, names: Sequence[str]) -> dict[str, Any]:
+    """torch.export's two forms as one: a mapping by parameter name, or a tuple in the order of the parameters `names`.
+
+    Raises UsageError where it is neither, or the tuple has more entries than there are parameters.
+    """
+    first = names[0] if names else "x"
+    if isinstance(dynamic_shapes, Mapping):
+        return dict(dynamic_shapes)
+    if not isinstance(dynamic_shapes, tuple | list):
+        raise UsageError(
+            f"dynamic_shapes is {_shown(dynamic_shapes)}, where a dict by input is due",
+            fix=f"dynamic_shapes={{'{first}': {{0: '{_name(dynamic_shapes)}'}}}}",
+        )
+    if len(dynamic_shapes) > len(names):
+        raise UsageError(
+            f"dynamic_shapes has {len(dynamic_shapes)} entries, and the call has {len(names)} inputs: "
+            f"{', '.join(names)}",
+            fix=f"dynamic_shapes={{'{first}': {{0: 'batch'}}}}",
+        )
+    return dict(zip(names, dynamic_shapes, strict=False))
 
 
 def _default_plan(tensors: Sequence[torch.Tensor]) -> Plan:
@@ -82,33 +105,76 @@ def _read_spec(spec: Any, tree: Tree, path: str, tensors: Sequence[torch.Tensor]
     if spec is None or "constant" in tree:
         return
     if "tensor" not in tree:
+        parts = _parts(spec, tree, path)
         for key, child in children(tree):
-            part = spec.get(key) if isinstance(spec, Mapping) else spec[key] if isinstance(key, int) else None
-            _read_spec(part, child, f"{path}.{key}", tensors, made)
+            _read_spec(parts.get(str(key)), child, f"{path}.{key}", tensors, made)
         return
+    if not isinstance(spec, Mapping | tuple | list):
+        raise UsageError(
+            f"dynamic_shapes has {_shown(spec)} for {path}, where its axes by number are due",
+            fix=f"{{0: '{_name(spec)}'}} for {path}, or None where all its axes are fixed",
+        )
     index = tree["tensor"]
     rank = tensors[index].dim()
     entries = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
     for axis, entry in entries:
         if not isinstance(axis, int) or not -rank <= axis < rank:
             raise UsageError(
-                f"dynamic_shapes gives {path} an axis {axis!r}; it has {rank} axes", fix=f"0 to {rank - 1}"
+                f"dynamic_shapes gives {path} an axis {axis!r}; it has {rank} axes",
+                fix=f"a number from 0 to {rank - 1}: {{0: 'batch'}}" if rank else f"None for {path}",
             )
         planned = _read_entry(entry, made.bounds)
         if planned is not None:
             made.axes[index][axis % rank] = planned
 
 
+def _parts(spec: Any, tree: Tree, path: str) -> dict[str, Any]:
+    """What is said of each part of a nested input, by the part's key as text; parts left out of a dict are fixed."""
+    keys = [key for key, _ in children(tree)]
+    sequence = "tuple" in tree or "list" in tree
+    if isinstance(spec, Mapping):
+        parts = {str(key): part for key, part in spec.items()}
+    elif sequence and isinstance(spec, tuple | list) and len(spec) == len(keys):
+        parts = {str(index): part for index, part in enumerate(spec)}
+    else:
+        parts = {}
+    strange = [key for key in parts if key not in map(str, keys)]
+    if strange or not isinstance(spec, Mapping | tuple | list) or (not isinstance(spec, Mapping) and keys and not parts):
+        given = f"the key {strange[0]!r}" if strange else _shown(spec)
+        form = ", ".join("{0: 'batch'}" if sequence else f"{key!r}: {{0: 'batch'}}" for key in keys)
+        raise UsageError(
+            f"dynamic_shapes has {given} for {path}, whose parts are {', '.join(map(str, keys)) or 'none'}",
+            fix=f"{f'[{form}]' if sequence else f'{{{form}}}'} for {path}, with None for a part whose axes are fixed",
+        )
+    return parts
+
+
+def _shown(spec: Any) -> str:
+    if isinstance(spec, str):
+        return f"the text '{spec}'"
+    if isinstance(spec, torch.export.Dim):
+        return f"the dim '{spec.__name__}' alone"
+    return f"{len(spec)} entries" if isinstance(spec, tuple | list) else f"a {type(spec).__name__}"
+
+
+def _name(spec: Any) -> str:
+    """The name for the example in an error's fix."""
+    name = spec if isinstance(spec, str) else getattr(spec, "__name__", "")
+    return name if linear(name) is not None else "batch"
+
+
 def _read_entry(entry: Any, bounds: dict[str, Dim]) -> AxisPlan | None:
     if entry is None or isinstance(entry, int) or entry == torch.export.Dim.STATIC:
         return None
     if isinstance(entry, str):
+        _part(entry)
         return AxisPlan(entry, must_vary=True)
     if any(entry == hint for hint in _HINTS):
         return AxisPlan(None, must_vary=entry == torch.export.Dim.DYNAMIC)
     if isinstance(entry, torch.export.Dim):
         root = getattr(entry, "root", entry)
         low, high = max(1, int(root.min)), None if root.max == int_oo else int(root.max)
+        _part(entry.__name__)
         bounds[root.__name__] = Dim(root.__name__, low, high)
         return AxisPlan(entry.__name__, must_vary=True)
     raise UsageError(
@@ -117,20 +183,48 @@ def _read_entry(entry: Any, bounds: dict[str, Dim]) -> AxisPlan | None:
     )
 
 
+def example_sizes(
+    call: Call, declared: Sequence[Mapping[int, Linear]], bounds: Mapping[str, Dim], *, option: str = ""
+) -> dict[str, int]:
+    """The size of each dim in the example inputs. `declared` is by tensor; `option` comes first in what an error says.
+
+    Raises UsageError where the examples disagree about a dim, or have a size outside of its bounds.
+    """
+    sizes: dict[str, int] = {}
+    for name, tensor, axes in zip(call.names, call.tensors, declared, strict=True):
+        for axis, expression in axes.items():
+            dim, value = expression.dim, expression.solve(tensor.shape[axis])
+            here = f"{option}axis {axis} of '{name}' is {tensor.shape[axis]} in the example inputs"
+            fix = "example inputs of a size that is declared, or another declaration"
+            if value is None or sizes.setdefault(dim, value) != value:
+                raise UsageError(f"{here}, which does not fit '{dim}' = {sizes.get(dim, 'any')}", fix=fix)
+            allowed = bounds.get(dim, Dim(dim))
+            if value < allowed.min or (allowed.max is not None and value > allowed.max):
+                raise UsageError(f"{here}, and {allowed} is declared", fix=fix)
+    return sizes
+
+
+def _refuse_empty(call: Call) -> None:
+    for name, tensor in zip(call.names, call.tensors, strict=True):
+        if 0 in tensor.shape:
+            shape = tuple(tensor.shape)
+            raise UsageError(
+                f"the example input '{name}' is empty: its shape is {shape}",
+                fix=f"an example of at least one element, say of shape {tuple(size or 2 for size in shape)}",
+            )
+
+
 def sized_for_tracing(call: Call, planned: Plan) -> list[torch.Tensor]:
-    """The example tensors with every varying axis at a size of 2 or more; rows are repeated where one was too short."""
-    roots: dict[str, int] = {}
-    for tensor, axes in zip(call.tensors, planned.axes, strict=True):
-        for axis, wanted in axes.items():
-            expression = linear(wanted.name) if wanted.name else None
-            if expression is not None:
-                size = expression.solve(tensor.shape[axis])
-                if size is None or roots.setdefault(expression.dim, size) != size:
-                    raise UsageError(
-                        f"the example inputs disagree about '{expression.dim}': axis {axis} of one is "
-                        f"{tensor.shape[axis]} where '{wanted.name}' is due",
-                        fix="give example inputs whose sizes fit the declared dims",
-                    )
+    """The example tensors with every varying axis at a size of 2 or more; rows are repeated where one was too short.
+
+    Raises UsageError where an example is empty, or its sizes do not fit the plan's dims and bounds.
+    """
+    _refuse_empty(call)
+    named = [
+        {axis: part for axis, wanted in axes.items() if wanted.name and (part := linear(wanted.name))}
+        for axes in planned.axes
+    ]
+    roots = example_sizes(call, named, planned.bounds)
     short = {name for name, size in roots.items() if size < 2}
     sized = []
     for tensor, axes in zip(call.tensors, planned.axes, strict=True):
@@ -138,7 +232,7 @@ def sized_for_tracing(call: Call, planned: Plan) -> list[torch.Tensor]:
             expression = (linear(wanted.name) if wanted.name else None) or Linear("", 1, 0)
             if expression.dim in short or (expression.dim == "" and tensor.shape[axis] < 2):
                 size = expression.size(2)
-                tensor = tensor.index_select(axis, torch.arange(size) % max(1, tensor.shape[axis]))
+                tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
         sized.append(tensor)
     return sized
 
@@ -194,20 +288,21 @@ def read_traced(
         expression = size.node.expr
         if not isinstance(expression, sympy.Symbol) or (wanted.name is None and expression in owner):
             continue
-        label = wanted.name or f"{name.replace('.', '_')}_{axis}"
+        label = wanted.name or re.sub(r"\W", "_", f"{name}_{axis}")
         other = owner.setdefault(expression, label)
         if other != label:
             raise ExportError(
                 f"the model needs '{other}' and '{label}' (axis {axis} of {name}) to be equal",
                 fix=f"name both '{other}' in dynamic_shapes",
             )
-        traced.symbols[expression] = _expression(label, traced.symbols) if wanted.name else sympy.Symbol(label)
+        part = _part(label)
+        traced.symbols[expression] = part.scale * sympy.Symbol(part.dim) + part.offset
     bounds: dict[str, Dim] = {}
-    for symbol, name in owner.items():
-        if name.isidentifier():
-            bounds[name] = _bounded(name, ranges.get(symbol), planned.bounds.get(name), bounds.get(name))
+    for symbol, label in owner.items():
+        part = _part(label)
+        bounds[part.dim] = _bounded(part, ranges.get(symbol), planned.bounds.get(part.dim), bounds.get(part.dim))
     traced.shapes = [tuple(traced.axis(size) for size in value.shape) for value in values]
-    used = {part.dim for shape in traced.shapes for axis in shape if isinstance(axis, str) and (part := linear(axis))}
+    used = {form.dim for shape in traced.shapes for axis in shape if isinstance(axis, str) and (form := linear(axis))}
     traced.dims = [dim for name, dim in bounds.items() if name in used]
     return traced
 
@@ -217,13 +312,11 @@ def _settled(size: int | torch.SymInt) -> int | torch.SymInt:
     return int(size.node.expr) if isinstance(size, torch.SymInt) and size.node.expr.is_Integer else size
 
 
-def _expression(label: str, symbols: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:
+def _part(label: str) -> Linear:
     part = linear(label)
-    if part is None:
-        raise UsageError(
-            f"'{label}' is not a dim", fix="a name, or a whole multiple of one plus a number: '2*length + 1'"
-        )
-    return part.scale * sympy.Symbol(part.dim) + part.offset
+    if part is None or part.scale < 1:
+        raise UsageError(f"'{label}' is not a dim", fix=_EXAMPLE)
+    return part
 
 
 def _say_fixed(name: str, axis: int, size: int, wanted: AxisPlan, notes: list[str]) -> None:
@@ -235,11 +328,14 @@ def _say_fixed(name: str, axis: int, size: int, wanted: AxisPlan, notes: list[st
     notes.append(f"axis {axis} of {name} is fixed at {size}: the model's code depends on that size")
 
 
-def _bounded(name: str, traced: Any, asked: Dim | None, known: Dim | None) -> Dim:
-    low, high = 1, None
+def _bounded(part: Linear, traced: Any, asked: Dim | None, known: Dim | None) -> Dim:
+    """The bounds of the dim in an axis `part` whose size was traced to lie in the range `traced`."""
+    name, low, high = part.dim, 1, None
     if traced is not None:
         low = int(traced.lower) if int(traced.lower) > 2 else 1
         high = None if traced.upper == int_oo or int(traced.upper) >= 2**31 else int(traced.upper)
+    low = max(1, -((part.offset - low) // part.scale))
+    high = None if high is None else (high - part.offset) // part.scale
     if asked is not None:
         if high is not None and asked.max is not None and asked.max > high:
             raise ExportError(

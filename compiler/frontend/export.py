@@ -68,12 +68,14 @@ def export(
     flat = FlatModule(source.module, call, result)
     # Without gradients, as the engine runs: with them, attention under a learned bias (T5, Swin) picks another kernel
     # while tracing than while translating, and their memory layouts disagree.
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), _FourAxes():
         try:
             program = torch.export.export(flat, tuple(tensors), dynamic_shapes=(planned.torch_spec(),), strict=False)
         except Exception as error:
             raise explain_export_failure(error, source.module, call) from error
     assert result.tree is not None
+    if not list(leaves(result.tree)):
+        raise ExportError("the model gives no tensor", fix="return the tensors that the engine is to compute")
     placeholders = _user_placeholders(program)
     values = [node.meta["val"] for node in placeholders]
     traced = read_traced(call.names, values, planned, program.range_constraints)
@@ -101,6 +103,24 @@ def export(
     signature = _finish(translated.model, call, result.tree, values, traced, domains)
     notes.append(f"traced {len(call.tensors)} inputs, dims {', '.join(map(str, traced.dims)) or 'all fixed'}")
     return Exported(translated.model, signature, translated.exported_program, call, call.tensors, notes)
+
+
+class _FourAxes(torch.overrides.TorchFunctionMode):
+    """Gives scaled_dot_product_attention without heads, [B, S, D], an axis of one head: ONNX's Attention has four."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is not torch.nn.functional.scaled_dot_product_attention or len(args) < 3 or args[0].dim() != 3:
+            return function(*args, **kwargs)
+        query, key, value, *rest = args
+        if rest:
+            kwargs = {**kwargs, "attn_mask": rest[0], **dict(zip(("dropout_p", "is_causal"), rest[1:], strict=False))}
+        mask = kwargs.get("attn_mask")
+        if mask is not None and mask.dim() == 3:
+            kwargs = {**kwargs, "attn_mask": mask.unsqueeze(1)}
+        return function(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), **kwargs).squeeze(1)
 
 
 @contextlib.contextmanager
@@ -192,9 +212,12 @@ def _finish(
         _claim(f"{own}.weight" if own in call.names else own, weight, taken)
     _rename_dims(graph, traced)
     outputs = []
+    shown = set(call.names)
     for index, (path, _) in enumerate(leaves(result)):
         name = path if path and not path[0].isdigit() else f"output_{path}" if path else "output"
-        name = f"{name}_output" if name in call.names else name
+        if name in call.names:
+            name = f"{name}_output"
+        name = fresh_name(name, shown)
         inner = graph.outputs[index]
         node = ir.node("Identity", [inner])
         graph.append(node)

@@ -68,9 +68,12 @@ def explain_translation_failure(
     missing = _untranslated(program, translations)
     if not missing:
         cause = error.__cause__ or error
-        deepest = cause.__cause__ or cause
+        deepest = cause
+        while deepest.__cause__ is not None:
+            deepest = deepest.__cause__
         return ExportError(
-            f"a traced operator could not be translated: {_first_line(cause)}: {_first_line(deepest)}",
+            f"a traced operator could not be translated: {_first_line(deepest)[:200]}",
+            where=_failed_node(cause, program),
             fix="INGOT_DEBUG=1 shows the whole error; `translations` replaces the translation of an operator",
         )
     listed = "".join(f"\n  {name}  {line}" for name, line in missing.items())
@@ -100,8 +103,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _eager_failure(module: torch.nn.Module, call: Call) -> Exception | None:
-    args, kwargs = call.rebuild([tensor.clone() for tensor in call.tensors])
     try:
+        args, kwargs = call.rebuild([tensor.clone() for tensor in call.tensors])
         with torch.no_grad():
             module(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  whatever a user's forward raises is the answer
@@ -128,6 +131,15 @@ def _untranslated(
         if not registry.is_registered(node.target) and "_assert" not in name and "sym_" not in name:
             missing.setdefault(name, _fx_line(node))
     return missing
+
+
+def _failed_node(error: BaseException, program: torch.export.ExportedProgram) -> str | None:
+    """The operator that torch's message names, and the user's line."""
+    said = str(error)
+    for node in program.graph.nodes:
+        if node.op == "call_function" and f"%{node.name} :" in said:
+            return f"{node.target}, {_fx_line(node)}"
+    return None
 
 
 def _fx_line(node: torch.fx.Node) -> str:

@@ -72,7 +72,7 @@ def resolve(model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any
 
     `inputs`: one tensor or array, a tuple of positional ones, or a mapping of forward's parameter names; they replace
     those that a folder or a function brings. Raises UsageError where `model` cannot be meant or examples are missing,
-    SourceError where the model cannot be read.
+    SourceError where the model cannot be read or was made by torch.jit.
     """
     if find_spec("torch") is None:
         raise UsageError("compiling takes PyTorch, which is not installed", fix="pip install 'ingot-compiler[compile]'")
@@ -82,6 +82,9 @@ def resolve(model: str | Path | torch.nn.Module | Callable[[], Any], inputs: Any
         from ingot.frontend.python_object import from_object
 
         source = from_object(model, getattr(model, "__name__", type(model).__name__))
+    _refuse_scripted(source.module)
+    if source.dynamic_shapes is not None:
+        source.dynamic_shapes = _by_parameter(source)
     if inputs is not None:
         _replace_examples(source, inputs)
     elif not source.args and not source.kwargs:
@@ -173,6 +176,18 @@ def load_inputs(path: str | Path) -> dict[str, torch.Tensor]:
     return as_call(arrays)[1]
 
 
+def _by_parameter(source: Source) -> dict[str, Any]:
+    """The source's dynamic shapes by parameter name; torch.export takes a tuple too, in the order of its own call."""
+    from ingot.frontend.dims import by_parameter
+    from ingot.frontend.structure import take_apart
+
+    if source.args or source.kwargs:
+        names = list(take_apart(source.module.forward, source.args, source.kwargs).trees)
+    else:
+        names = list(inspect.signature(source.module.forward).parameters)
+    return by_parameter(source.dynamic_shapes, names)
+
+
 def _replace_examples(source: Source, inputs: Any) -> None:
     source.args, source.kwargs = as_call(inputs)
     source.drawn = False
@@ -212,6 +227,17 @@ def _examples_missing(source: Source, model: Any) -> UsageError:
         )
     examples = names[0] if len(names) == 1 else "{" + ", ".join(f'"{name}": {name}' for name in names) + "}"
     return UsageError(what, fix=f"ingot.compile(model, {examples}), each an example tensor of a batch of 2")
+
+
+def _refuse_scripted(module: torch.nn.Module) -> None:
+    import torch
+
+    if isinstance(module, torch.jit.ScriptModule):
+        made = getattr(module, "original_name", type(module).__name__)
+        raise SourceError(
+            f"the model is a torch.jit.ScriptModule of {made}, which torch.export cannot trace",
+            fix=f"compile the module that it was made from: the nn.Module {made}, before torch.jit.script or .trace",
+        )
 
 
 def _refuse_meta(module: torch.nn.Module) -> None:

@@ -6,8 +6,10 @@ disagree about which output is which.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ _CONSTANTS = (type(None), bool, int, float, str)
 def flatten(value: Any) -> tuple[list[torch.Tensor], Tree]:
     """The tensors of a nested value in order, and its tree.
 
-    Raises ExportError for a leaf that is neither a tensor nor None, bool, int, float or str.
+    Raises ExportError for a leaf that is neither a tensor nor None, bool, int, float or str, and for keys of one dict
+    that read the same.
     """
     tensors: list[torch.Tensor] = []
     return tensors, _flatten(value, tensors, "")
@@ -36,6 +39,7 @@ def _flatten(value: Any, tensors: list[torch.Tensor], path: str) -> Tree:
         return {"tensor": len(tensors) - 1}
 
     def children(items: Mapping[Any, Any]) -> dict[str, Tree]:
+        _refuse_twins(items, path)
         return {str(key): _flatten(item, tensors, f"{path}.{key}" if path else str(key)) for key, item in items.items()}
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -57,6 +61,18 @@ def _flatten(value: Any, tensors: list[torch.Tensor], path: str) -> Tree:
         f"{path or 'a value'} is a {type(value).__name__}, which an engine cannot take or give",
         fix="pass tensors, numbers, strings, None, and tuples, lists, dicts or dataclasses of them",
     )
+
+
+def _refuse_twins(items: Mapping[Any, Any], path: str) -> None:
+    """A tree's keys are text, as in JSON: of 1 and "1" one would be lost."""
+    seen: dict[str, Any] = {}
+    for key in items:
+        if str(key) in seen:
+            raise ExportError(
+                f"{path or 'a dict'} has the keys {seen[str(key)]!r} and {key!r}, which an engine cannot tell apart",
+                fix="keys that differ as text too",
+            )
+        seen[str(key)] = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +149,7 @@ def unflatten(tree: Tree, tensors: Sequence[torch.Tensor], *, like: Any) -> Any:
     if "dict" in tree or ("object" in tree and isinstance(like, Mapping)):
         branches = tree["dict"] if "dict" in tree else tree["object"]
         entries = {key: unflatten(branches[str(key)], tensors, like=like[key]) for key in like}
-        return type(like)(entries) if "dict" in tree else type(like)(**entries)
+        return _mapping(entries, like) if "dict" in tree else type(like)(**entries)
     if "object" in tree:
         fields = {key: unflatten(child, tensors, like=getattr(like, key)) for key, child in tree["object"].items()}
         return type(like)(**fields)
@@ -144,14 +160,35 @@ def unflatten(tree: Tree, tensors: Sequence[torch.Tensor], *, like: Any) -> Any:
     return type(like)(items)
 
 
+def _mapping(entries: dict[Any, Any], like: Mapping[Any, Any]) -> Any:
+    if not isinstance(like, dict | UserDict):
+        # A copy of another mapping may share its storage, and the caller's tensors would be overwritten.
+        return type(like)(entries)  # type: ignore[call-arg]
+    # Not by the constructor: that of a subclass may take something else (defaultdict's is the factory).
+    made = copy.copy(like)
+    if isinstance(made, dict) and getattr(like, "__dict__", None) is like:
+        # The idiom `self.__dict__ = self`; the copy's attributes would be the tensors of `like`.
+        made.__dict__ = made
+    for key, value in entries.items():
+        made[key] = value
+    return made
+
+
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Inside, the module is in eval mode; afterwards every part of it is as it was."""
+    """Inside, the module is in eval mode; afterwards every part of it is back in its own mode.
+
+    By its own train(), since that may do more than set a flag: loralib's layers merge their weights in eval mode.
+    """
     flags = [(part, part.training) for part in module.modules()]
-    module.eval()
     try:
+        module.eval()
         yield
     finally:
+        # modules() gives a part before what is in it, so that a part in another mode than its parent has the last word.
+        for part, training in flags:
+            if part.training != training:
+                part.train(training)
         for part, training in flags:
             part.training = training
 

@@ -18,7 +18,7 @@ OUTSIDE = "_empty_nn_module_stack_from_metadata_hook"
 VERBOSE = ("namespace", "pkg.torch.", "pkg.onnxscript.")
 
 FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+), in .*$')
-TORCH = re.compile(r"[/\\](site|dist)-packages[/\\]torch[/\\]")
+TORCH = re.compile(r"[/\\](site|dist)-packages[/\\]torch[/\\]|[/\\]frontend[/\\]structure\.py$")
 
 
 def module_path(node: ir.Node) -> str:

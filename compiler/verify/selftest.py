@@ -25,7 +25,7 @@ LIMIT_BYTES = 1 << 18
 def selftest_part(signature: Signature, reference: Reference, cases: Sequence[Case]) -> Part | None:
     """The cases that fit under the limit, the smallest first; None where not even one does.
 
-    Raises VerificationError where the model raises on a case.
+    Raises SourceError where the model raises on a case.
     """
     arrays: dict[str, Array] = {}
     used = 0

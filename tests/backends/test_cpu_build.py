@@ -54,6 +54,14 @@ def test_refuses_an_operator_or_a_dtype_without_a_kernel_and_says_why() -> None:
     assert "does not take bfloat16" in dtype.reason
 
 
+def test_refuses_a_kernel_that_is_older_than_the_operators_definition() -> None:
+    """ONNX Runtime 1.31 has RandomUniformLike for operator sets 1 to 21, and lists that kernel without an end."""
+    answer = BUILDER.supports(node("RandomUniformLike", ir.DataType.FLOAT), {"": 24})
+    assert isinstance(answer, No)
+    assert "operator set 24" in answer.reason
+    assert isinstance(BUILDER.supports(node("RandomUniformLike", ir.DataType.FLOAT, opset=20), {"": 20}), Yes)
+
+
 def test_the_coverage_table_holds_what_supports_says() -> None:
     rows = BUILDER.coverage()
     assert [row.operator for row in rows] == sorted(row.operator for row in rows)

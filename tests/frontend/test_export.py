@@ -97,6 +97,50 @@ def test_examples_that_do_not_fit_the_dims_are_an_error() -> None:
         trace(Two(), torch.ones(3), torch.ones(5), dynamic_shapes={"a": {0: "n"}, "b": {0: "n + 1"}})
 
 
+class Attending(torch.nn.Module):
+    """x [B, S, D] attending to itself without heads, under a mask of as many axes."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x, mask)
+
+
+@pytest.mark.parametrize("mask", [(2, 5, 5), (2, 1, 5), (2, 5, 1), (5, 5), (1, 1)])
+def test_attention_without_heads_under_every_mask(mask: tuple[int, ...], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 5, 8, generator=generator)
+    with ingot.compile(
+        Attending(), (x, torch.randn(mask, generator=generator)), dynamic_shapes={"x": {}, "mask": {}}
+    ) as engine:
+        assert engine.report["verification"] == "full"
+
+
+def test_outputs_whose_names_would_be_the_same() -> None:
+    class Colliding(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"x": x + 1, "x_output": x + 2}
+
+    with ingot.compile(Colliding(), torch.zeros(2)) as engine:
+        result = engine(torch.zeros(2))
+        assert [result["x"].tolist(), result["x_output"].tolist()] == [[1.0, 1.0], [2.0, 2.0]]
+
+
+def test_a_result_without_tensors_is_refused() -> None:
+    with pytest.raises(ExportError, match="gives no tensor"):
+        trace(lambda x: 3, torch.ones(2))
+
+
+def test_a_failed_translation_names_the_line() -> None:
+    class FiveAxes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    with pytest.raises(ExportError) as caught:
+        trace(FiveAxes(), torch.ones(1, 2, 3, 4, 5), dynamic_shapes={})
+    assert "could not be translated" in caught.value.what
+    assert caught.value.where is not None
+    assert "scaled_dot_product_attention(x, x, x)" in caught.value.where
+
+
 class Two(torch.nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b[1:]

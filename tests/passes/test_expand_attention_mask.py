@@ -13,11 +13,11 @@ GRAPH = """g (float[B, S, 24] q, float[B, K, 24] k, float[B, K, 24] v, bool[{mas
     y = Attention <q_num_heads = 4, kv_num_heads = 4> (q, k, v, {read})
 }}"""
 
-BY_HAND = """height = Shape <start = 1, end = 2> (q)  one = Constant <value_ints = [1]> ()
-    target = Concat <axis = 0> (height, one)  high = Expand(mask, target)"""
+BY_HAND = """height = Shape <start = 1, end = 2> (q)  width = Shape <start = 1, end = 2> (k)
+    target = Concat <axis = 0> (height, width)  high = Expand(mask, target)"""
 
 
-@pytest.mark.parametrize("mask", ["B, 1, 1, K", "1, 4, 1, K", "1, K"])
+@pytest.mark.parametrize("mask", ["B, 1, 1, K", "1, 4, 1, K", "1, K", "B, 1, S, 1", "B, 1, 1, 1"])
 def test_rewrites_to_the_numbers_of_a_mask_expanded_by_hand(build, same_numbers, mask: str) -> None:
     by_hand = build(GRAPH.format(mask=mask, step=BY_HAND, read="high"))
     model = build(GRAPH.format(mask=mask, step="", read="mask"))
@@ -48,7 +48,7 @@ def test_declines_queries_of_one_token(declines) -> None:
 
 
 def test_declines_a_height_that_is_not_known_to_be_one(declines) -> None:
-    declines(ExpandAttentionMask(), GRAPH.format(mask="B, 1, R, K", step="", read="mask"), reason="a height of R")
+    declines(ExpandAttentionMask(), GRAPH.format(mask="B, 1, R, K", step="", read="mask"), reason="its mask is R by K")
 
 
 def test_declines_without_a_mask(build) -> None:

@@ -19,8 +19,6 @@ from ingot.errors import ExportError, UsageError
 from ingot.frontend.structure import Call
 from ingot.signature import Axis, Dim, Linear, Tree, children, linear
 
-_EXAMPLE = "a name, or a whole multiple of one plus a number: 'length', '2*length + 1'"
-
 AUTO = torch.export.Dim.AUTO
 _HINTS = (torch.export.Dim.AUTO, torch.export.Dim.DYNAMIC)
 
@@ -130,20 +128,19 @@ def _read_spec(spec: Any, tree: Tree, path: str, tensors: Sequence[torch.Tensor]
 
 def _parts(spec: Any, tree: Tree, path: str) -> dict[str, Any]:
     """What is said of each part of a nested input, by the part's key as text; parts left out of a dict are fixed."""
-    keys = [key for key, _ in children(tree)]
+    keys = [str(key) for key, _ in children(tree)]
     sequence = "tuple" in tree or "list" in tree
+    parts, strange = None, []
     if isinstance(spec, Mapping):
         parts = {str(key): part for key, part in spec.items()}
+        strange = [key for key in parts if key not in keys]
     elif sequence and isinstance(spec, tuple | list) and len(spec) == len(keys):
-        parts = {str(index): part for index, part in enumerate(spec)}
-    else:
-        parts = {}
-    strange = [key for key in parts if key not in map(str, keys)]
-    if strange or not isinstance(spec, Mapping | tuple | list) or (not isinstance(spec, Mapping) and keys and not parts):
-        given = f"the key {strange[0]!r}" if strange else _shown(spec)
-        form = ", ".join("{0: 'batch'}" if sequence else f"{key!r}: {{0: 'batch'}}" for key in keys)
+        parts = dict(zip(keys, spec, strict=True))
+    if parts is None or strange:
+        form = ", ".join("{0: 'batch'}" if sequence else f"'{key}': {{0: 'batch'}}" for key in keys)
+        given = f"the key '{strange[0]}'" if strange else _shown(spec)
         raise UsageError(
-            f"dynamic_shapes has {given} for {path}, whose parts are {', '.join(map(str, keys)) or 'none'}",
+            f"dynamic_shapes has {given} for {path}, whose parts are {', '.join(keys) or 'none'}",
             fix=f"{f'[{form}]' if sequence else f'{{{form}}}'} for {path}, with None for a part whose axes are fixed",
         )
     return parts
@@ -154,7 +151,9 @@ def _shown(spec: Any) -> str:
         return f"the text '{spec}'"
     if isinstance(spec, torch.export.Dim):
         return f"the dim '{spec.__name__}' alone"
-    return f"{len(spec)} entries" if isinstance(spec, tuple | list) else f"a {type(spec).__name__}"
+    if isinstance(spec, tuple | list):
+        return f"{len(spec)} entries"
+    return "a number" if isinstance(spec, int | float) else f"a {type(spec).__name__}"
 
 
 def _name(spec: Any) -> str:
@@ -197,7 +196,8 @@ def example_sizes(
             here = f"{option}axis {axis} of '{name}' is {tensor.shape[axis]} in the example inputs"
             fix = "example inputs of a size that is declared, or another declaration"
             if value is None or sizes.setdefault(dim, value) != value:
-                raise UsageError(f"{here}, which does not fit '{dim}' = {sizes.get(dim, 'any')}", fix=fix)
+                known = f" = {sizes[dim]}: they disagree about '{dim}'" if dim in sizes else ""
+                raise UsageError(f"{here}, which does not fit '{dim}'{known}", fix=fix)
             allowed = bounds.get(dim, Dim(dim))
             if value < allowed.min or (allowed.max is not None and value > allowed.max):
                 raise UsageError(f"{here}, and {allowed} is declared", fix=fix)
@@ -315,7 +315,9 @@ def _settled(size: int | torch.SymInt) -> int | torch.SymInt:
 def _part(label: str) -> Linear:
     part = linear(label)
     if part is None or part.scale < 1:
-        raise UsageError(f"'{label}' is not a dim", fix=_EXAMPLE)
+        raise UsageError(
+            f"'{label}' is not a dim", fix="a name, or a whole multiple of one plus a number: '2*length + 1'"
+        )
     return part
 
 

@@ -21,6 +21,15 @@ above what any float32 step on the way can reach.
 NOISE_FACTOR = 4.0
 """How many times the reference's own error against float64 an error may be, where that is wider than the floor."""
 
+EXCUSE_DB: Mapping[str, float] = {"float64": 40.0, "float32": 40.0, "float16": 40.0, "bfloat16": 25.0}
+"""The least SQNR of the reference itself against float64 at which its error is noise, and so an excuse.
+
+Where float64 takes the other side of a tie or of a chaotic value, the difference is as large as the values and would
+excuse any engine: two unrelated outputs are at -3 dB, opposite ones at -6. At 40 dB, NOISE_FACTOR times the noise is
+still 28 dB, an error of 4%. Cancellation in float32 stays above: adding 1e4 to values around 1 leaves 71 dB. The 16-bit
+dtypes get 10 dB below their floors, for a bound above the floor would excuse nothing.
+"""
+
 QUIET = 0.1
 """A row more than 20 dB below the whole output is held to the floor as if it were 20 dB below.
 
@@ -56,6 +65,8 @@ class Measure:
     needed_db      the floor; None where the dtype must be equal
     mismatch       what is wrong among the things that must be exact: shape, dtype, integers, non-finite values
     within_noise   below the floor, and lawful because the reference's own error against float64 is as large
+    undecided      where it fails: rows, and outliers below the floor, where float64 gives other values, so that rounding
+                   decides them
     """
 
     holds: bool
@@ -66,6 +77,7 @@ class Measure:
     needed_db: float | None = None
     mismatch: str | None = None
     within_noise: bool = False
+    undecided: int = 0
 
     @property
     def worst_db(self) -> float:
@@ -90,8 +102,9 @@ def measure(
     if the output were of size QUIET. Other dtypes: equal.
 
     `exact` is the same output computed in float64. With it an error above the floor holds too where, against `exact`,
-    it is at most NOISE_FACTOR times the reference's; `typical_noise` is the rms of the reference's error on other
-    inputs, for outputs of so few elements that here it may be small by chance.
+    it is at most NOISE_FACTOR times the reference's, its own or that of the rows above EXCUSE_DB; `typical_noise` is
+    the reference's on other inputs (`rms_noise`), for outputs of so few elements that here it may be small by chance.
+    A row below EXCUSE_DB is excused nothing and excuses no other: it keeps the floor.
     """
     needed_db = FLOOR_DB.get(dtype) if floor_db is None else floor_db
     for array, who in ((expected, "the reference"), (got, "the engine")):
@@ -119,14 +132,20 @@ def widen(array: Array, dtype: str) -> Array:
     return array.astype(np.float64)
 
 
-def rms_error(expected: Array, exact: Array, dtype: str) -> float:
-    """The root mean square of what `expected` errs against `exact`, over elements finite in both."""
-    values = widen(expected, dtype)
-    if values.shape != exact.shape:
+def rms_noise(expected: Array, exact: Array, dtype: str) -> float:
+    """The root mean square of what `expected` errs against `exact`, over the rows that are above EXCUSE_DB.
+
+    Left out are outliers and elements that are not finite in both.
+    """
+    if expected.shape != exact.shape or not expected.size:
         return 0.0
-    finite = np.isfinite(values) & np.isfinite(exact) & (np.abs(values) < _SATURATED * _LARGEST[dtype])
-    errors = (values - np.where(finite, exact, 0.0))[finite]
-    return float(np.sqrt(np.mean(errors**2))) if errors.size else 0.0
+    unit = _median_magnitude(expected, dtype)
+    sums = _sum(expected, expected, exact, dtype, FLOOR_DB[dtype], unit)
+    if isinstance(sums, Measure):
+        return 0.0
+    ordinary = np.hstack(sums.rows)
+    plain = np.sqrt(ordinary[3]) <= _ratio(EXCUSE_DB[dtype]) * np.sqrt(ordinary[1])
+    return _rms(ordinary[3], ordinary[0], plain) * unit
 
 
 def _measure_equal(expected: Array, got: Array) -> Measure:
@@ -146,7 +165,7 @@ class _Sums:
     """Squares summed over blocks of rows, in units of the median magnitude.
 
     rows      [5, rows]: count, reference, got - reference, exact - reference, got - exact, over ordinary elements
-    outliers  count and sum of squares of exact - reference, relative to each element
+    outliers  count and sum of squares of exact - reference, relative to each element, of those above EXCUSE_DB
     loud      [5, n], of outliers below the floor and each block's worst: row, column, the three errors, relative
     """
 
@@ -161,8 +180,19 @@ class _Sums:
 def _measure_close(
     expected: Array, got: Array, dtype: str, needed_db: float, exact: Array | None, typical_noise: float
 ) -> Measure:
-    lead, last = (expected.shape[:-1], expected.shape[-1]) if expected.ndim else ((), 1)
     unit = _median_magnitude(expected, dtype)
+    sums = _sum(expected, got, exact, dtype, needed_db, unit)
+    if isinstance(sums, Measure):
+        return sums
+    return _judge(sums, expected.shape[:-1], needed_db, _ratio(EXCUSE_DB[dtype]), unit, typical_noise / unit)
+
+
+@np.errstate(over="ignore", divide="ignore")
+def _sum(
+    expected: Array, got: Array, exact: Array | None, dtype: str, needed_db: float, unit: float
+) -> _Sums | Measure:
+    """A Measure where non-finite values differ."""
+    lead, last = (expected.shape[:-1], expected.shape[-1]) if expected.ndim else ((), 1)
     tables = [None if array is None else array.reshape(-1, last) for array in (expected, got, exact)]
     step = max(1, _BLOCK_ELEMENTS // last)
     sums = _Sums()
@@ -182,38 +212,73 @@ def _measure_close(
             index = [*_index(start + row, lead), column] if expected.ndim else []
             text = f"{g[row, column]:g} at {index} where the reference gives {_KINDS[kinds[row, column]]}"
             return Measure(False, needed_db=needed_db, mismatch=f"{text} ({e[row, column]:g})")
-        _add(sums, start, e, g, x, kinds == 0, unit, 10.0 ** (-needed_db / 20) / QUIET)
-    return _judge(sums, lead, needed_db, unit, typical_noise / unit)
+        _add(sums, start, e, g, x, kinds == 0, unit, _ratio(needed_db) / QUIET, _ratio(EXCUSE_DB[dtype]))
+    return sums
 
 
-def _judge(sums: _Sums, lead: tuple[int, ...], needed_db: float, unit: float, typical: float) -> Measure:
+def _judge(sums: _Sums, lead: tuple[int, ...], needed_db: float, excuse: float, unit: float, typical: float) -> Measure:
+    """`excuse` is EXCUSE_DB as a ratio, `typical` the typical noise in units."""
     ordinary = np.hstack(sums.rows)
-    whole = ordinary.sum(axis=1)
-    signal, error, noise, truth = (math.sqrt(total / max(whole[0], 1.0)) for total in whole[1:])
-    noise = max(noise, typical)
+    signal, error = (_rms(squares, ordinary[0]) for squares in ordinary[1:3])
     sqnr_db = float(_db(np.array(signal or QUIET), np.array(error if signal else sums.max_abs / unit)))
-    whole_holds = sqnr_db >= needed_db
-
     per_row = np.sqrt(ordinary[1:] / np.maximum(ordinary[0], 1.0))
-    row_db = _db(np.maximum(per_row[0], QUIET * (signal or 1.0)), per_row[1])
-    lawful = per_row[3] <= NOISE_FACTOR * np.maximum(per_row[2], noise)
+    size = np.maximum(per_row[0], QUIET * (signal or 1.0))
+    row_db = _db(size, per_row[1])
+    excused, noise = _excuses(ordinary, per_row, size * _ratio(needed_db), excuse, typical)
+    lawful = excused & (per_row[3] <= NOISE_FACTOR * noise)
     loud = np.hstack(sums.loud) if sums.loud else np.zeros((5, 0))
     if loud.size:
         count, squares = (sum(parts) for parts in zip(*sums.outliers, strict=True))
-        own = np.maximum(loud[3], math.sqrt(squares / count))
+        own = np.maximum(loud[3], math.sqrt(squares / max(count, 1)))
         row_db = np.append(row_db, _db(np.full(loud.shape[1], 1 / QUIET), loud[2]))
-        lawful = np.append(lawful, loud[4] <= NOISE_FACTOR * own)
+        excused = np.append(excused, loud[3] <= excuse)
+        lawful = np.append(lawful, excused[-loud.shape[1] :] & (loud[4] <= NOISE_FACTOR * own))
 
     rows_hold = row_db >= needed_db
     failing = ~rows_hold & ~lawful
     worst = int(np.argmin(np.where(failing, row_db, np.inf) if failing.any() else row_db))
-    at_floor = bool(whole_holds and rows_hold.all())
-    holds = bool((whole_holds or truth <= NOISE_FACTOR * noise) and not failing.any())
+    whole_holds = sqnr_db >= needed_db
+    # The whole of what noise may excuse: the other rows are held to the floor one by one.
+    part = excused[: ordinary.shape[1]]
+    pool = max(_rms(ordinary[3], ordinary[0], part), min(typical, excuse * signal))
+    whole_lawful = part.any() and _rms(ordinary[4], ordinary[0], part) <= NOISE_FACTOR * pool
+    holds = bool((whole_holds or whole_lawful) and not failing.any())
     rank = worst - ordinary.shape[1]
-    row = _index(worst, lead) if rank < 0 else (*_index(int(loud[0, rank]), lead), int(loud[1, rank]))
     return Measure(
-        holds, sqnr_db, float(row_db[worst]), row, sums.max_abs, needed_db, within_noise=holds and not at_floor
+        holds,
+        sqnr_db,
+        float(row_db[worst]),
+        _index(worst, lead) if rank < 0 else (*_index(int(loud[0, rank]), lead), int(loud[1, rank])),
+        sums.max_abs,
+        needed_db,
+        within_noise=holds and not (whole_holds and rows_hold.all()),
+        undecided=0 if holds else int(np.count_nonzero(~excused)),
     )
+
+
+def _excuses(ordinary: Array, per_row: Array, at_floor: Array, excuse: float, typical: float) -> tuple[Array, Array]:
+    """For each row, whether its noise against float64 is an excuse, and how large that noise is or might have been.
+
+    The pool is the noise of rows above `excuse` by themselves, or the typical one. Another row, quiet where the result
+    cancels, is excused if it is as accurate as the floor asks, or no noisier than the pool allows; and the pool
+    counts for no more than `excuse` of the larger of the row and the median row.
+    """
+    size, own = per_row[0], per_row[2]
+    plain = own <= excuse * size
+    pool = max(_rms(ordinary[3], ordinary[0], plain), typical)
+    usual = float(np.median(size[size > 0])) if size.any() else 0.0
+    excused = plain | (own <= at_floor) | (own <= NOISE_FACTOR * min(pool, excuse * usual))
+    pooled = np.minimum(pool, excuse * np.maximum(size, usual))
+    return excused, np.maximum(np.where(plain, own, 0.0), pooled)
+
+
+def _rms(squares: Array, counts: Array, rows: Array | slice = slice(None)) -> float:
+    return math.sqrt(squares[rows].sum() / max(counts[rows].sum(), 1.0))
+
+
+def _ratio(decibels: float) -> float:
+    """Error to signal."""
+    return float(10.0 ** (-decibels / 20))
 
 
 def _numbers(array: Array, dtype: str) -> Array:
@@ -242,9 +307,17 @@ def _add_plain(sums: _Sums, e: Array, g: Array, unit: float) -> None:
 
 
 def _add(
-    sums: _Sums, start: int, e: Array, g: Array, x: Array | None, finite: Array, unit: float, limit: float
+    sums: _Sums,
+    start: int,
+    e: Array,
+    g: Array,
+    x: Array | None,
+    finite: Array,
+    unit: float,
+    limit: float,
+    excuse: float,
 ) -> None:
-    """`limit` is the greatest relative error of an outlier at the floor."""
+    """`limit` is the greatest relative error of an outlier at the floor, `excuse` the reference's own at EXCUSE_DB."""
     e, g = (np.where(finite, values, 0.0) for values in (e, g))
     x = e if x is None else np.where(finite & np.isfinite(x), x, e)
     loud = np.abs(e) > OUTLIER * unit
@@ -254,7 +327,8 @@ def _add(
     sums.rows.append(np.stack([(finite & ~loud).sum(axis=1), *(np.einsum("ij,ij->i", part, part) for part in quiet)]))
     if loud.any():
         relative = np.stack([np.abs(part[loud] / e[loud]) for part in parts[1:]])
-        sums.outliers.append((relative.shape[1], float(np.square(relative[1]).sum())))
+        noise = relative[1][relative[1] <= excuse]
+        sums.outliers.append((noise.size, float(np.square(noise).sum())))
         kept = (relative[0] > limit) | (relative[0] == relative[0].max())
         row, column = np.nonzero(loud)
         sums.loud.append(np.vstack([row[kept] + start, column[kept], relative[:, kept]]))

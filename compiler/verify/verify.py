@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ingot.errors import EngineError, InputError, VerificationError
-from ingot.runtime.metrics import FLOOR_DB, rms_error
+from ingot.runtime.metrics import FLOOR_DB, rms_noise
 from ingot.signature import Signature
 from ingot.verify.compare import OutputAccuracy, judge
 from ingot.verify.draw import Case
@@ -69,7 +69,8 @@ def verify(
 
     `seed` is what the cases were drawn with: an error says how to replay them. `fix` is what it says to type instead.
     Raises VerificationError, naming the worst output, its case, the measured and the needed dB, and, with `locate`,
-    the first node and source line where the error leaves the bound; also when model or engine raises on a case.
+    the first node and source line where the error leaves the bound; also when the engine raises on a case. Raises
+    SourceError when the model itself raises on one.
     """
     worst: dict[str, OutputAccuracy] = {}
     advice = fix or _advice(seed)
@@ -112,7 +113,7 @@ def _run(engine: Runnable, case: Case, advice: str) -> Sequence[Array]:
 def _typical_noise(
     reference: Reference, cases: Sequence[Case], exact: Callable[[int], Sequence[Array] | None]
 ) -> list[float]:
-    """Eager's rms error against float64 for each output, the greatest of all cases."""
+    """Eager's rms noise against float64 for each output, the greatest of all cases."""
     outputs = reference.signature.outputs
     noise = [0.0] * len(outputs)
     for number, case in enumerate(cases):
@@ -122,7 +123,7 @@ def _typical_noise(
         expected = reference.run(case)
         for index, tensor in enumerate(outputs):
             if tensor.dtype in FLOOR_DB:
-                noise[index] = max(noise[index], rms_error(expected[index], wide[index], tensor.dtype))
+                noise[index] = max(noise[index], rms_noise(expected[index], wide[index], tensor.dtype))
     return noise
 
 
@@ -144,16 +145,23 @@ def _failure(
 
 
 def _tie(output: OutputAccuracy, case: Case, expected: Sequence[Array], reference: Reference) -> str:
-    """Said of an integer that eager itself, in float64, computes differently: rejected all the same."""
+    """Said of a value that eager itself, in float64, computes differently: rejected all the same."""
     index = [tensor.name for tensor in reference.signature.outputs].index(output.name)
     array = expected[index]
+    if output.measure.undecided:
+        places = "1 row or outlier" if output.measure.undecided == 1 else f"{output.measure.undecided} rows or outliers"
+        return (
+            f".\n  PyTorch eager in float64 gives other values ({places}): a tie or chaotic value that rounding "
+            "decides, as round, argmax and the sine of large numbers have. It excuses no error; x.double() before that "
+            "step, or the step left outside the model, takes the decision from rounding"
+        )
     if array.dtype.kind not in "biu" or not output.measure.max_abs_error:
         return ""
     exact = reference.exact(case)
     if exact is None or exact[index].shape != array.shape or np.array_equal(exact[index], array):
         return ""
     return (
-        ".\n  PyTorch itself gives other values in float64: a tie that rounding decides, as argmax and topk have. "
+        ".\n  PyTorch eager in float64 gives other values: a tie that rounding decides, as argmax and topk have. "
         "Integers are exact here; returning the scores beside them shows how near they are"
     )
 

@@ -43,6 +43,15 @@ def test_weights_on_the_meta_device_are_named() -> None:
         resolve(Scale("meta"), torch.ones(2, 3))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_scripted_module_is_refused(traced: bool) -> None:
+    module = torch.nn.Linear(3, 2)
+    scripted = torch.jit.trace(module, torch.ones(1, 3)) if traced else torch.jit.script(module)
+    with pytest.raises(SourceError, match=r"ScriptModule of Linear.*\n.*compile the module that it was made from"):
+        resolve(scripted, torch.ones(2, 3))
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

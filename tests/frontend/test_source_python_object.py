@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def with_keywords():
 
 def with_dims():
     return ready, {"input": torch.ones(2, 3)}, {"input": {0: "batch"}}
+
+def with_tuple_dims():
+    return ready, (torch.ones(2, 3),), ({0: "b"},)
+
+def with_text_dims():
+    return ready, (torch.ones(2, 3),), "b"
+
+def with_more_dims():
+    return ready, (torch.ones(2, 3),), ({0: "b"}, None)
 
 pair = (ready, torch.ones(2, 3))
 
@@ -82,6 +92,21 @@ def test_a_function_brings_module_and_examples(name: str, write: Write) -> None:
 
 def test_dynamic_shapes_come_with_the_examples(write: Write) -> None:
     assert resolve(f"{write(CODE)}:with_dims").dynamic_shapes == {"input": {0: "batch"}}
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(4, 3), {"input": torch.ones(4, 3)}])
+def test_dynamic_shapes_as_a_tuple(inputs: Any, write: Write) -> None:
+    assert resolve(f"{write(CODE)}:with_tuple_dims", inputs).dynamic_shapes == {"input": {0: "b"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("with_text_dims", "is the text 'b'"), ("with_more_dims", "2 entries, and the call has 1 inputs")],
+)
+def test_dynamic_shapes_of_no_form(name: str, said: str, write: Write) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        resolve(f"{write(CODE)}:{name}", torch.ones(4, 3))
+    assert "dynamic_shapes={'input'" in str(caught.value.fix)
 
 
 def test_the_small_models_are_named_like_any_other() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ingot.runtime.metrics import FLOOR_DB, NOISE_FACTOR, Array, measure, rms_error, widen
+from ingot.runtime.metrics import EXCUSE_DB, FLOOR_DB, NOISE_FACTOR, Array, measure, rms_noise, widen
 
 
 @pytest.fixture
@@ -201,7 +201,108 @@ def test_large_outputs_are_measured_to_the_last_row(rng: np.random.Generator) ->
     assert found.max_abs_error == pytest.approx(1, rel=1e-5)
 
 
-def test_rms_error_leaves_out_what_is_not_finite() -> None:
+def test_rms_noise_leaves_out_what_is_not_finite() -> None:
     expected = np.array([1.0, np.inf, np.nan, 3.0], np.float32)
-    exact = np.array([1.5, np.inf, 2.0, 3.5])
-    assert rms_error(expected, exact, "float32") == pytest.approx(0.5)
+    exact = np.array([1.0 + 2**-9, np.inf, 2.0, 3.0 - 2**-9])
+    assert rms_noise(expected, exact, "float32") == pytest.approx(2**-9)
+
+
+def test_rms_noise_leaves_out_rows_and_outliers_that_float64_decides_otherwise(rng: np.random.Generator) -> None:
+    exact = rng.standard_normal((40, 32))
+    expected = noisy(exact, 80, rng)
+    plain = rms_noise(expected.astype(np.float32), exact, "float32")
+    expected[7], exact[9, 3], expected[9, 3] = -exact[7], -1e9, -1.1e9
+    assert rms_noise(expected.astype(np.float32), exact, "float32") == pytest.approx(plain, rel=0.05)
+
+
+def test_an_output_that_float64_decides_otherwise_excuses_nothing(rng: np.random.Generator) -> None:
+    expected = rng.standard_normal((64, 16)).astype(np.float32)
+    exact = -expected.astype(np.float64)
+    for wrong in (np.zeros_like(expected), -expected, expected * np.float32(1.001)):
+        found = measure(expected, wrong, "float32", exact=exact, typical_noise=10.0)
+        assert not found.holds
+        assert found.undecided == 64
+    found = measure(expected, expected.copy(), "float32", exact=exact)
+    assert found.holds
+    assert not found.within_noise
+    assert found.undecided == 0
+
+
+@pytest.mark.parametrize("shape", [(), (16,), (64, 1), (64, 16), (4, 16, 8)])
+def test_zeros_are_not_excused_by_a_flip_at_any_rank(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    expected = np.asarray(rng.standard_normal(shape) + 3, np.float32)
+    assert not measure(expected, np.zeros_like(expected), "float32", exact=-expected.astype(np.float64)).holds
+
+
+def test_one_flipped_row_frees_neither_itself_nor_another(rng: np.random.Generator) -> None:
+    exact = rng.standard_normal((64, 16))
+    expected = noisy(exact, 80, rng).astype(np.float32)
+    engine = noisy(exact, 78, rng).astype(np.float32)
+    exact[0] = -exact[0]
+    engine[0] = expected[0]
+    found = measure(expected, engine, "float32", exact=exact)
+    assert found.holds  # the flipped row agrees with eager, the others are within their noise
+    assert found.within_noise
+    for row, instead in ((5, 0.0), (5, -1.0), (0, 0.0), (0, -1.0), (0, 1.0001)):
+        wrong = engine.copy()
+        wrong[row] *= np.float32(instead)
+        found = measure(expected, wrong, "float32", exact=exact)
+        assert not found.holds
+        assert found.row == (row,)
+        assert found.undecided == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_noise_is_an_excuse_down_to_its_bound(dtype: str, rng: np.random.Generator) -> None:
+    exact = rng.standard_normal((40, 64))
+    cast = bits if dtype == "bfloat16" else lambda values: values.astype(dtype)
+    for step, holds in ((3, True), (-3, False)):
+        eager, engine = (cast(noisy(exact, EXCUSE_DB[dtype] + step, rng)) for _ in range(2))
+        assert measure(eager, engine, dtype, exact=exact).holds == holds
+
+
+def test_typical_noise_is_an_excuse_no_larger_than_the_bound_of_a_row(rng: np.random.Generator) -> None:
+    expected = rng.standard_normal((8, 16)).astype(np.float32)
+    exact = expected.astype(np.float64)
+    wrong = expected.copy()
+    wrong[5] *= np.float32(0.9)
+    assert not measure(expected, wrong, "float32", exact=exact, typical_noise=10.0).holds
+
+
+def test_a_loud_row_lends_its_noise_to_no_other(rng: np.random.Generator) -> None:
+    exact = rng.standard_normal((64, 16))
+    exact[3] *= 3000
+    expected, engine = (noisy(exact, 60, rng).astype(np.float32) for _ in range(2))
+    assert measure(expected, engine, "float32", exact=exact).holds
+    engine[5] = -engine[5]
+    found = measure(expected, engine, "float32", exact=exact)
+    assert not found.holds
+    assert found.row == (5,)
+
+
+def test_an_almost_zero_row_has_the_noise_of_its_neighbours_and_no_flip(rng: np.random.Generator) -> None:
+    exact = rng.standard_normal((40, 32))
+    exact[7] *= 1e-4
+    size = 1e-4 * rng.choice([-1.0, 1.0], (2, *exact.shape))
+    expected, engine = (exact + size).astype(np.float32)
+    assert measure(expected, engine, "float32", exact=exact).holds
+    quieter, wrong = exact + 1e-3 * (expected - exact), exact + 1e-3 * (engine - exact)
+    exact[7], wrong[7] = -quieter[7], 0
+    found = measure(quieter.astype(np.float32), wrong.astype(np.float32), "float32", exact=exact)
+    assert not found.holds
+    assert found.row == (7,)
+
+
+def test_a_flipped_outlier_excuses_no_outlier(rng: np.random.Generator) -> None:
+    expected = rng.standard_normal((4, 30)).astype(np.float32)
+    expected[:, ::3] = -1e9
+    exact, engine = expected.astype(np.float64), expected.copy()
+    exact[0, 0], engine[2, 3] = 0, -2e9
+    found = measure(expected, engine, "float32", exact=exact)
+    assert not found.holds
+    assert found.row == (2, 3)
+    engine[2, 3], engine[0, 0] = -1e9, -2e9
+    found = measure(expected, engine, "float32", exact=exact)
+    assert not found.holds
+    assert found.row == (0, 0)
+    assert found.undecided == 1

@@ -123,6 +123,17 @@ def test_outliers_neither_hide_nor_excuse(seed: int, share: float, power: int, w
     assert 10.0**power > OUTLIER
 
 
+@given(shape=SHAPES, seed=SEEDS, exact=st.data(), factor=st.sampled_from([-1.0, 0.0, 0.9, 1.1]))
+@quick
+def test_nothing_that_float64_gives_excuses_a_wrong_output(
+    shape: tuple[int, ...], seed: int, exact: st.DataObject, factor: float
+) -> None:
+    expected = normal(shape, seed)
+    kind = exact.draw(st.sampled_from([-1.0, 0.0, 0.9, 1.0, factor, None]))
+    wide = exact.draw(hnp.arrays("float64", shape)) if kind is None else expected.astype(np.float64) * kind
+    assert not measure(expected, expected * np.float32(factor), "float32", exact=wide, typical_noise=1e3).holds
+
+
 @given(x=st.sampled_from(["int64", "int8", "uint8", "bool"]).flatmap(lambda d: hnp.arrays(d, SHAPES)), data=st.data())
 @quick
 def test_one_other_integer_is_seen(x: Any, data: st.DataObject) -> None:

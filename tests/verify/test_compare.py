@@ -47,6 +47,13 @@ def test_noise_lowers_the_recorded_floor(seed: int) -> None:
     assert found.floor_db == pytest.approx(found.measure.worst_db - 20 * math.log10(NOISE_FACTOR))
 
 
+def test_a_flip_in_float64_excuses_no_engine(seed: int) -> None:
+    y = np.random.default_rng(seed).standard_normal((3, 8)).astype(np.float32)
+    found = judge_one(y, np.zeros_like(y), exact=lambda: [-y.astype(np.float64)], typical=lambda: [10.0])
+    assert not found.measure.holds
+    assert found.measure.undecided == 3
+
+
 def test_the_typical_noise_is_asked_last() -> None:
     y = np.full((1, 8), 1e-3)
     arrays = (y.astype("f4"), (y + 1e-6).astype("f4"))

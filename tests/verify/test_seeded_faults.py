@@ -391,3 +391,61 @@ def test_a_lawful_build_is_accepted(setup: Setup, name: str) -> None:
     accuracy = setup.verify(LAWFUL[name])
     assert accuracy.worst.measure.worst_db >= 100
     assert not accuracy.worst.measure.within_noise
+
+
+class Hashed(nn.Module):
+    """x [B, 8] -> y [B, 16], by a number that float32 rounds and float64 does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(64, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.table((x * 1e7).sum(-1).round().long() % 64))
+
+
+class Chaotic(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x * 3e7)
+
+
+def negated(y: Tensor) -> Tensor:
+    return -y
+
+
+def last_zeroed(y: Tensor) -> Tensor:
+    return torch.cat([y[:-1], torch.zeros_like(y[-1:])])
+
+
+class Altered(Built):
+    """One output, altered."""
+
+    def __init__(self, module: nn.Module, alter: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(module)
+        self.alter = alter
+
+    def run(self, inputs: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        with torch.no_grad():
+            return [self.alter(self.module(*map(torch.from_numpy, inputs))).numpy()]
+
+
+@pytest.mark.parametrize("kind", [Hashed, Chaotic])
+def test_what_rounding_decides_excuses_no_fault(kind: type[nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    module, x = kind().eval(), torch.randn(64, 8)
+    call = take_apart(module.forward, (x,), {})
+    width = module(x).shape[1]
+    signature = Signature(
+        (Declared("x", "float32", ("batch", 8)),),
+        (Declared("y", "float32", ("batch", width)),),
+        (Dim("batch"),),
+        call.trees,
+        {"tensor": 0},
+    )
+    reference = Remembered(module, signature, call)
+    drawn = cases(signature, [x.numpy()], seed=seed)
+    same = verify(Altered(module, torch.clone), reference, drawn, signature=signature)
+    assert same.worst.measure.worst_db == math.inf
+    for alter in (negated, torch.zeros_like, last_zeroed):
+        with pytest.raises(VerificationError, match="PyTorch eager in float64 gives other values"):
+            verify(Altered(module, alter), reference, drawn, signature=signature)

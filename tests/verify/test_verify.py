@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ingot.errors import EngineError, VerificationError
+from ingot.errors import EngineError, SourceError, VerificationError
 from ingot.verify.locate import Located
 from ingot.verify.reference import Reference
 from ingot.verify.verify import Accuracy, verify
@@ -232,6 +232,40 @@ def test_a_tie_that_rounding_decides_is_rejected_and_explained(encoder: Any) -> 
     with pytest.raises(VerificationError) as caught:
         run(encoder, engine_of(encoder, after=off_by_one))
     assert "tie" not in str(caught.value)
+
+
+def test_a_float_that_rounding_decides_is_rejected_and_explained(encoder: Any) -> None:
+    """The sine of 1e8 times a sum is another number in float64: that excuses nothing, and what is the same holds."""
+    plain = encoder.module.forward
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs: dict[str, torch.Tensor] = plain(input_ids, attention_mask)
+        return {**outputs, "pooled": torch.sin(outputs["pooled"] * 1e8)}
+
+    def negated(outputs: list[Array]) -> None:
+        outputs[1] *= -1
+
+    def row(outputs: list[Array]) -> None:
+        outputs[0][-1, -1] *= -1
+
+    encoder.module.forward = forward
+    assert run(encoder, engine_of(encoder)).worst.measure.holds
+    with pytest.raises(VerificationError) as caught:
+        run(encoder, engine_of(encoder, after=negated))
+    assert "output 'pooled'" in str(caught.value)
+    assert "PyTorch eager in float64 gives other values" in str(caught.value)
+    assert "rounding decides" in str(caught.value)
+    assert "x.double()" in str(caught.value)
+    assert "--verify off" in str(caught.value)
+    with pytest.raises(VerificationError, match="output 'hidden'") as caught:
+        run(encoder, engine_of(encoder, after=row))
+    assert "rounding decides" not in str(caught.value)
+
+
+def test_a_model_that_raises_is_not_the_engines_fault(encoder: Any) -> None:
+    encoder.module.mix = torch.nn.Linear(7, 7)
+    with pytest.raises(SourceError, match="the model itself raises"):
+        run(encoder, None)
 
 
 def test_an_engine_that_refuses_declared_inputs_is_rejected(encoder: Any) -> None:

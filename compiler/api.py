@@ -48,7 +48,9 @@ def compile(
     Raises UsageError for what cannot be meant and CompileError for what cannot become an engine; see ingot.errors.
     """
     # The compiler's imports: production, which only loads, never comes here.
+    import shutil
     import tempfile
+    from functools import partial
     from pathlib import Path
 
     from ingot.frontend.source import load_inputs, resolve
@@ -65,14 +67,16 @@ def compile(
         translations=translations or {},
     )
     source = resolve(Path(model) if isinstance(model, os.PathLike) else model, inputs)
-    home = tempfile.TemporaryDirectory(prefix="ingot-")
+    # No TemporaryDirectory: that of a forked child would remove the parent's file when the child ends.
+    home = Path(tempfile.mkdtemp(prefix="ingot-"))
+    clean_up = partial(shutil.rmtree, home, ignore_errors=True)
     try:
-        draft = compile_source(source, options, folder=Path(home.name), progress=Silent())
-        path = Path(home.name) / f"{source.name}.ingot"
+        draft = compile_source(source, options, folder=home, progress=Silent())
+        path = home / f"{source.name}.ingot"
         draft.publish(path)
-        return _opened(path, options.threads, home.cleanup)
+        return _opened(path, options.threads, clean_up)
     except BaseException:
-        home.cleanup()
+        clean_up()
         raise
 
 

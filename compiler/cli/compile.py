@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Any
 import click
 
 from ingot.backends.targets import loader
+from ingot.cli.table import print_json
 from ingot.errors import UsageError
+from ingot.file import atomic
 from ingot.frontend.shapes import parse_shapes
 from ingot.machine import default_threads
 
@@ -61,11 +61,10 @@ def command(
     MODEL is a Hugging Face or sentence-transformers folder, or package.module:name (an nn.Module, or a function that
     gives one, alone or with example inputs).
     """
+    # Minutes of compiling must not end at a folder that is not there.
     if output is not None:
-        _writable(output)
-    targets = tuple(name.strip() for name in target.split(","))
-    for name in targets:
-        loader(name)
+        atomic.destination(output)
+    targets = _targets(target)
     declared = parse_shapes(shapes) if shapes else None
     show = Shown(silent=quiet or as_json)
     show.begin("read the model")
@@ -87,28 +86,28 @@ def command(
     if declared is not None:
         declare_shapes(source, declared)
     path = output or Path(f"{source.name}.ingot")
-    _writable(path)
-    with compile_source(source, options, folder=path.parent, progress=show) as draft:
+    folder = atomic.destination(path).parent
+    with compile_source(source, options, folder=folder, progress=show) as draft:
         draft.publish(path)
     show.end()
     if quiet:
         return
     with open_engine(path, allow_unverified=True) as engine:
         if as_json:
-            click.echo(json.dumps(dict(engine.report), indent=2))
+            print_json(dict(engine.report))
         else:
             click.echo(str(engine.report))
             click.echo(f"\nwritten to {path}; next: ingot run {path}")
 
 
-def _writable(path: Path) -> None:
-    """Minutes of compiling must not end at a folder that is not there."""
-    if path.is_dir():
-        raise UsageError(f"'{path}' is a folder", fix=f"-o {path / 'model.ingot'}")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder '{path.parent}'", fix=f"mkdir -p {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"the folder '{path.parent}' cannot be written", fix="-o with another folder")
+def _targets(text: str) -> tuple[str, ...]:
+    """The names, each of a target that there is. Raises UsageError."""
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        loader(name)
+    if len(set(names)) < len(names):
+        raise UsageError(f"--target {text} names a target twice", fix=f"--target {','.join(dict.fromkeys(names))}")
+    return names
 
 
 class Shown:

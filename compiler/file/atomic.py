@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -66,16 +67,26 @@ def publish(temporary_path: Path, descriptor: int, path: Path) -> Path:
 
 
 def copy(source: int, path: Path) -> None:
-    """A copy of an open file at `path`, whole or not at all."""
+    """A copy of an open file at `path`, whole or not at all.
+
+    Raises UsageError where `source` cannot be read, IngotError where it changed its size meanwhile.
+    """
     target = destination(path)
     beside = temporary(target.parent, target.name)
     descriptor = -1
     try:
         descriptor = create(beside)
+        size_bytes = os.fstat(source).st_size
         position = 0
-        while data := _read(source, position):
+        while position <= size_bytes and (data := _read(source, position)):
             write_at(descriptor, data, position, target)
             position += len(data)
+        if position != size_bytes:
+            raise IngotError(
+                f"the file that is to be copied had {size_bytes} bytes, and is another size now; nothing was written",
+                where=str(path),
+                fix="write it again",
+            )
         _flush(descriptor, target)
         try:
             os.replace(beside, target)
@@ -91,20 +102,22 @@ def copy(source: int, path: Path) -> None:
     _flush_folder(target.parent)
 
 
-def destination(path: Path) -> Path:
-    """Where a file for `path` goes: a symlink stays and what it points to is replaced.
+def destination(path: Path, example: str = "model.ingot") -> Path:
+    """Where a file for `path` goes: a symlink stays and what it points to is replaced. `example` is a name to suggest.
 
-    Raises UsageError where `path` is a folder, a device or a pipe: a rename would put a file in its place.
+    Raises UsageError where `path` is a folder, a device or a pipe (a rename would put a file in its place), and where
+    its folder is not there or cannot be written: ask before work that takes long.
     """
     target = Path(os.path.realpath(path))
-    try:
+    with contextlib.suppress(OSError):
         mode = target.stat().st_mode
-    except OSError:
-        return target
-    if stat.S_ISDIR(mode):
-        raise UsageError(f"'{path}' is a folder", fix=f"name a file: {path / 'model.ingot'}")
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"'{path}' is not a file but a device, pipe or socket", fix="name a file: model.ingot")
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"'{path}' is a folder", fix=f"name a file: {path / example}")
+        if not stat.S_ISREG(mode):
+            raise UsageError(f"'{path}' is not a file but a device, pipe or socket", fix=f"name a file: {example}")
+    refused = _refused(target.parent)
+    if refused:
+        raise cannot_write(target.parent if path.is_symlink() else path.parent, OSError(refused, ""))
     return target
 
 
@@ -113,19 +126,19 @@ def cannot_write(folder: Path, error: OSError) -> IngotError:
     reason = os.strerror(error.errno or 0)
     if error.errno in _NO_ROOM:
         return IngotError(
-            f"there is no room for the engine file ({reason}); nothing was written",
+            f"there is no room for the file ({reason}); nothing was written",
             where=str(folder),
             fix=f"free space in '{folder}', or write to another disk",
         )
     if error.errno == errno.ENOENT:
-        return UsageError(f"there is no folder '{folder}'", fix=f"mkdir -p '{folder}'")
+        return UsageError(f"there is no folder '{folder}'", fix=f"mkdir -p {shlex.quote(str(folder))}")
     if error.errno == errno.ENOTDIR:
         return UsageError(f"'{folder}' is not a folder", fix="write to a folder")
     if error.errno == errno.ENAMETOOLONG:
-        return UsageError("the engine file's name is too long", where=str(folder), fix="a shorter name")
+        return UsageError("the file's name is too long", where=str(folder), fix="a shorter name")
     if error.errno in _NOT_ALLOWED:
         return UsageError(f"the folder '{folder}' cannot be written ({reason})", fix="write to another folder")
-    return IngotError(f"the engine file cannot be written ({reason})", where=str(folder), fix="write to another disk")
+    return IngotError(f"the file cannot be written ({reason})", where=str(folder), fix="write to another disk")
 
 
 def cannot_read(error: OSError) -> UsageError:
@@ -133,6 +146,17 @@ def cannot_read(error: OSError) -> UsageError:
     return UsageError(
         f"the engine file that is to be copied cannot be read ({os.strerror(error.errno or 0)})", fix="ls -l FILE"
     )
+
+
+def _refused(folder: Path) -> int:
+    """The error that making a file in `folder` would end with; 0 where nothing is known to be in its way."""
+    try:
+        mode = folder.stat().st_mode
+    except OSError as error:
+        return error.errno or 0
+    if not stat.S_ISDIR(mode):
+        return errno.ENOTDIR
+    return 0 if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else errno.EACCES
 
 
 def _read(descriptor: int, offset: int) -> bytes:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -60,6 +61,8 @@ class EngineFile:
         self._record = record
         self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
+        # Reentrant: a signal's handler may close what its own thread is duplicating.
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, strict: bool = False) -> EngineFile:
@@ -104,8 +107,21 @@ class EngineFile:
         return dict(self._record)
 
     def fileno(self) -> int:
-        """The descriptor, for copying; its position in the file is not used."""
+        """The descriptor, good until `close`; its position in the file is not used."""
         return self._source().descriptor
+
+    @contextlib.contextmanager
+    def duplicate(self) -> Iterator[int]:
+        """A descriptor of its own: it stays this file, though another thread closes this one and reuses its number.
+
+        Raises UsageError where it was closed before.
+        """
+        with self._lock:
+            descriptor = os.dup(self._source().descriptor)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def in_place(self) -> bool:
         """Whether `real_path` still is this file. A runtime that opens the weights by name must ask after it did."""
@@ -115,7 +131,8 @@ class EngineFile:
 
     def close(self) -> None:
         """Closing again does nothing; reading raises UsageError."""
-        self._close()
+        with self._lock:
+            self._close()
 
     def __enter__(self) -> EngineFile:
         return self

@@ -101,11 +101,13 @@ class Draft:
         Raises UsageError or IngotError where that cannot be; then what was at `path` is as it was, and the draft gone.
         """
         try:
-            self.path = atomic.publish(self.path, self._descriptor, path)
+            target = atomic.publish(self.path, self._descriptor, path)
         except BaseException:
             self.discard()
             raise
+        # In this order: a signal in between must not have `discard` remove what was just published.
         self._published = True
+        self.path = target
         self._close()
 
     def discard(self) -> None:

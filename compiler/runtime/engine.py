@@ -48,7 +48,7 @@ class Engine:
         threads: int,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        """`on_close` runs once when the engine is closed, collected, or the interpreter ends.
+        """`on_close` runs once when the engine is closed, collected, or the interpreter ends; not in a forked child.
 
         Raises FormatError where the header's signature contradicts itself.
         """
@@ -62,7 +62,7 @@ class Engine:
         self._assemble = assembler(signature.result)
         self._as_they_are = all(tensor.dtype != "bfloat16" for tensor in signature.outputs)
         self._session: Session | None = session
-        self._release = weakref.finalize(self, _release, session, file, on_close)
+        self._release = weakref.finalize(self, _release, os.getpid(), session, file, on_close)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One run. Raises InputError for what does not fit, before anything is computed."""
@@ -137,7 +137,8 @@ class Engine:
             self._closed()
         from ingot.runtime.report import Report
 
-        size_bytes = os.fstat(self._file.fileno()).st_size
+        with self._file.duplicate() as descriptor:
+            size_bytes = os.fstat(descriptor).st_size
         return Report(self._file.header, self._file.record(), size_bytes=size_bytes)
 
     def member(self, name: str) -> bytes:
@@ -158,7 +159,8 @@ class Engine:
 
         from ingot.file.write import copy_engine
 
-        copy_engine(self._file.fileno(), Path(path))
+        with self._file.duplicate() as descriptor:
+            copy_engine(descriptor, Path(path))
         return Path(path)
 
     def close(self) -> None:
@@ -192,7 +194,10 @@ class Engine:
         raise UsageError(f"engine '{self.name}' was closed", fix=f"ingot.load({str(self.path)!r}) opens it again")
 
 
-def _release(session: Session, file: EngineFile, on_close: Callable[[], None] | None) -> None:
+def _release(owner: int, session: Session, file: EngineFile, on_close: Callable[[], None] | None) -> None:
+    # A forked child has neither the session's threads nor the right to remove the parent's file.
+    if os.getpid() != owner:
+        return
     try:
         session.close()
         file.close()

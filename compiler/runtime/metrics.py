@@ -65,7 +65,7 @@ class Measure:
     needed_db      the floor; None where the dtype must be equal
     mismatch       what is wrong among the things that must be exact: shape, dtype, integers, non-finite values
     within_noise   below the floor, and lawful because the reference's own error against float64 is as large
-    undecided      where it fails: rows, and outliers below the floor, where float64 gives other values, so that rounding
+    undecided      where it fails: rows, and outliers below the floor, in which float64 gives other values: rounding
                    decides them
     """
 

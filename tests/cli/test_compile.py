@@ -105,6 +105,9 @@ def test_example_inputs_and_shapes_from_the_command_line(folder: Path) -> None:
         (["{}:Doubel"], 2, "did you mean Double"),
         (["{}:with_inputs", "-o", "no/such/folder/m.ingot"], 2, "mkdir -p no/such/folder"),
         (["{}:with_inputs", "-o", "."], 2, "is a folder"),
+        (["nothing-here", "-o", "/dev/null"], 2, "device, pipe or socket"),
+        (["nothing-here", "-o", "no such/m.ingot"], 2, "mkdir -p 'no such'"),
+        (["{}:with_inputs", "--target", "cpu, cpu"], 2, "names a target twice"),
         (["{}:with_inputs", "--target", "toaster"], 2, "no target 'toaster'"),
         (["{}:with_inputs", "--shape", "x=batch,3", "--shape", "y=n"], 2, "'y'"),
         (["{}:with_inputs", "--inputs", "none.npz"], 2, "there is no file 'none.npz'"),
@@ -159,5 +162,5 @@ def test_a_full_disk_is_said_and_leaves_nothing(folder: Path) -> None:
     arguments = [sys.executable, "-c", script, "compile", named(folder, "with_inputs"), "-o", "m.ingot"]
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 1, done.stderr
-    assert "no room for the engine file" in done.stderr
+    assert "no room for the file" in done.stderr
     assert [path.name for path in folder.iterdir() if path.suffix in (".ingot", ".tmp")] == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,8 +75,15 @@ WRONG = [
     (["--shape", "length=3"], "no dim 'length'; it has batch:1.., sequence:1..64"),
     (["--shape", "sequence=65"], "sequence is 65, and may be 1..64"),
     (["--shape", "batch=many"], "gives no size"),
+    (["--shape", "batch=²"], "gives no size"),
+    (["--shape", f"batch={'9' * 5000}"], "gives no size"),
+    (["--shape", f"batch={10**15}"], "batch=1000000000000000"),
     (["--inputs", "missing.npz"], "there is no file 'missing.npz'"),
     (["--inputs", "junk.npz"], "not readable as .npz"),
+    (["--inputs", "bent.npz"], "not readable as .npz"),
+    (["--inputs", "encrypted.npz"], "not readable as .npz"),
+    (["--inputs", "method.npz"], "not readable as .npz"),
+    (["--inputs", "huge.npz"], "not readable as .npz"),
     (["--inputs", "one.npy"], "one array without a name"),
     (["--inputs", "objects.npz"], "not readable as .npz"),
     (["--inputs", "other.npz"], "has no input 'x'"),
@@ -83,11 +92,13 @@ WRONG = [
     (["--text", "a"], "carries no tokenizer"),
     (["--prompt-name", "query"], "goes with text"),
     (["--target", "cuda"], "no target 'cuda'"),
-    (["-o", "nowhere/out.npz"], "cannot be written"),
+    (["-o", "nowhere/out.npz"], "mkdir -p nowhere"),
+    (["-o", "."], "is a folder"),
+    (["-o", "pipe"], "device, pipe or socket"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(case[0]) for case in WRONG])
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(case[0])[:40] for case in WRONG])
 def test_what_cannot_be_meant_is_refused(
     run_ingot: Ingot, engine_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
@@ -96,10 +107,43 @@ def test_what_cannot_be_meant_is_refused(
     np.save("one.npy", np.ones(3))
     np.savez("objects.npz", ids=np.array([None, {}], dtype=object))
     np.savez("other.npz", x=np.ones(3))
+    os.mkfifo("pipe")
+    write_odd_archives()
     result = run_ingot("run", engine_file, *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
     assert [name for name in os.listdir() if name.endswith(".tmp")] == []
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+
+
+def write_odd_archives() -> None:
+    """Deflated bytes that are none; the bit for encryption; a method of compression of nobody; a shape beyond memory."""
+    np.savez_compressed("bent.npz", ids=np.ones(100))
+    whole = Path("bent.npz").read_bytes()
+    begin = 30 + len("ids.npy") + int.from_bytes(whole[28:30], "little")
+    Path("bent.npz").write_bytes(whole[:begin] + b"\xff" * 8 + whole[begin + 8 :])
+    central = whole.index(b"PK\x01\x02")
+    for name, local, listed, value in (("encrypted", 6, 8, 1), ("method", 8, 10, 77)):
+        odd = bytearray(whole)
+        odd[local] = odd[central + listed] = value
+        Path(f"{name}.npz").write_bytes(odd)
+    with zipfile.ZipFile("huge.npz", "w") as archive, archive.open("ids.npy", "w") as entry:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (10**15,)}
+        np.lib.format.write_array_header_1_0(entry, header)
+
+
+def test_outputs_are_written_as_engine_files_are(run_ingot: Ingot, engine_file: Path, tmp_path: Path) -> None:
+    """With the umask's permissions, through a symlink to what it points to."""
+    (tmp_path / "link.npz").symlink_to("real.npz")
+    before = os.umask(0o027)
+    try:
+        result = run_ingot("run", engine_file, "-o", tmp_path / "link.npz")
+    finally:
+        os.umask(before)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "link.npz").is_symlink()
+    assert stat.S_IMODE((tmp_path / "real.npz").stat().st_mode) == 0o640
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == []
 
 
 def test_an_unverified_engine_must_be_allowed(run_ingot: Ingot, tmp_path: Path, seed: int) -> None:

@@ -7,8 +7,10 @@ import errno
 import os
 import re
 import resource
+import shlex
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from ingot.errors import IngotError, UsageError
+from ingot.file import atomic
 from ingot.file.read import EngineFile
 from ingot.file.write import Draft, Part, copy_engine
 
@@ -95,7 +98,10 @@ def test_a_symlink_stays_and_its_target_is_replaced(makes: Any) -> None:
 def test_no_folder(makes: Any, left_behind: Names) -> None:
     with pytest.raises(UsageError, match=r"there is no folder .*nowhere") as caught:
         Draft(makes.folder / "nowhere", "tiny", makes.header, makes.parts)
-    assert caught.value.fix == f"mkdir -p '{makes.folder / 'nowhere'}'"
+    assert caught.value.fix == f"mkdir -p {makes.folder / 'nowhere'}"
+    with pytest.raises(UsageError) as caught:
+        Draft(makes.folder / "it's", "tiny", makes.header, makes.parts)
+    assert shlex.split(caught.value.fix or "") == ["mkdir", "-p", str(makes.folder / "it's")]
     draft = Draft(makes.folder, "tiny", makes.header, makes.parts)
     with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
         draft.publish(makes.folder / "nowhere" / "x.ingot")
@@ -192,6 +198,40 @@ def test_whatever_stops_publish_leaves_the_old_file(
     assert not left_behind()
 
 
+def test_a_signal_at_any_line_of_publish_leaves_a_whole_file(makes: Any, left_behind: Names) -> None:
+    path = makes.write(run=1)
+    found = []
+    for stop in range(1, 20):
+        lines = 0
+
+        def interrupts(frame: Any, event: str, _: object, stop: int = stop) -> Any:
+            nonlocal lines
+            if frame.f_code is not Draft.publish.__code__:
+                return None
+            lines += event == "line"
+            if event == "line" and lines == stop:
+                raise KeyboardInterrupt
+            return interrupts
+
+        draft = Draft(makes.folder, "tiny", makes.header, makes.parts)
+        draft.finish({"run": 2})
+        tracer = sys.gettrace()
+        with contextlib.suppress(KeyboardInterrupt), draft:
+            sys.settrace(interrupts)
+            try:
+                draft.publish(path)
+            finally:
+                sys.settrace(tracer)
+        with EngineFile.open(path, strict=True) as file:
+            found.append(file.record()["run"])
+        assert not left_behind()
+        if lines < stop:
+            break
+    assert len(found) > 4
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+
+
 def test_everything_is_on_the_disk_before_the_name_is(makes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     for call in ("fsync", "replace"):
@@ -231,6 +271,28 @@ def test_copy_that_fails_leaves_nothing(makes: Any, left_behind: Names) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         copy_engine(path, makes.folder / "nowhere" / "copy.ingot")
     with file_size_limit(1000), pytest.raises(IngotError, match="no room"):
+        copy_engine(path, makes.folder / "copy.ingot")
+    assert not (makes.folder / "copy.ingot").exists()
+    assert not left_behind()
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
+def test_copy_refuses_a_file_that_changes_its_size(
+    makes: Any, left_behind: Names, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    path = makes.write()
+    real = atomic.create
+
+    def changes(beside: Path) -> int:
+        descriptor = real(beside)
+        size, fstat = path.stat().st_size, os.fstat
+        monkeypatch.setattr(
+            os, "fstat", lambda of: (result := fstat(of)) and os.truncate(path, size + change) or result
+        )
+        return descriptor
+
+    monkeypatch.setattr(atomic, "create", changes)
+    with pytest.raises(IngotError, match="another size now"):
         copy_engine(path, makes.folder / "copy.ingot")
     assert not (makes.folder / "copy.ingot").exists()
     assert not left_behind()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import statistics
+import subprocess
+import sys
 import timeit
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 from ingot.errors import FormatError, InputError, RequirementError, UnverifiedError, UsageError
+from ingot.file import atomic
 from ingot.file.header import Target
 from ingot.models.handmade import encoder_table, write_encoder, write_engine
 from ingot.runtime.engine import Engine
@@ -187,6 +191,52 @@ def test_saves_the_file_that_it_runs_from(encoder: Engine, encoder_file: Path, t
     assert saved.read_bytes() == encoder_file_bytes
     with pytest.raises(UsageError):
         encoder.save(tmp_path / "no such folder" / "x.ingot")
+
+
+def test_saves_its_own_bytes_though_it_is_closed_meanwhile(
+    encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(encoder_file)
+    number = engine._file.fileno()
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"x" * encoder_file.stat().st_size)
+    opened = []
+    read = atomic._read
+
+    def closes(descriptor: int, offset: int) -> bytes:
+        if not opened:
+            engine.close()
+            opened.append(os.open(foreign, os.O_RDONLY))
+        return read(descriptor, offset)
+
+    monkeypatch.setattr(atomic, "_read", closes)
+    saved = engine.save(tmp_path / "copy.ingot")
+    os.close(opened[0])
+    assert opened == [number], "the number was not used again: nothing was tested"
+    assert saved.read_bytes() == encoder_file.read_bytes()
+
+
+FORKS = """
+import os, sys
+import torch
+import ingot
+
+engine = ingot.compile(torch.nn.Linear(3, 2), torch.ones(2, 3), verify="off", threads=1)
+child = os.fork()
+if not child:
+    sys.exit()
+os.waitpid(child, 0)
+print(engine.path.exists())
+engine.close()
+print(engine.path.parent.exists())
+"""
+
+
+def test_a_forked_child_removes_nothing_of_its_parents(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    arguments = [sys.executable, "-W", "ignore", "-c", FORKS]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.stdout.split() == ["True", "False"], done.stderr
 
 
 def test_a_closed_engine_says_so(encoder_file: Path) -> None:

@@ -21,7 +21,8 @@ _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     ">": gt,
     "<": lt,
 }
-_CLAUSE = re.compile(r"^\s*(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)\s*$")
+# A file from a stranger says the range: int() refuses thousands of digits, with an error of its own.
+_CLAUSE = re.compile(r"^\s*(>=|<=|==|!=|>|<)\s*(\d{1,9}(?:\.\d{1,9})*)\s*$")
 
 
 def installed_version(distribution: str) -> str | None:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from ingot.errors import UsageError
 
+MOST_THREADS = 1024
+"""More than any processor has cores: a number above it is a slip, and so many threads would take the machine down."""
+
 
 class Machine(NamedTuple):
     """`system` as in "linux", `arch` as in "x86_64"; `features` in the kernel's own spelling ("avx2", "amx_bf16")."""
@@ -39,8 +42,11 @@ def default_threads() -> int:
     """INGOT_NUM_THREADS, or the least of affinity, cgroup quota and physical cores; at least 1."""
     asked = os.environ.get("INGOT_NUM_THREADS")
     if asked is not None:
-        if not asked.isdigit() or int(asked) == 0:
-            raise UsageError(f"INGOT_NUM_THREADS is {asked!r}, not a count of threads", fix="INGOT_NUM_THREADS=2")
+        if not (asked.isascii() and asked.isdecimal() and len(asked) <= 9 and 1 <= int(asked) <= MOST_THREADS):
+            raise UsageError(
+                f"INGOT_NUM_THREADS is {asked!r}, not a count of threads up to {MOST_THREADS}",
+                fix="INGOT_NUM_THREADS=2",
+            )
         return int(asked)
     return _usable_cores()
 

@@ -24,7 +24,8 @@ Axis = int | str
 
 Tree = dict[str, Any]
 
-_LINEAR = re.compile(r"^(?:(\d+)\*)?([A-Za-z_]\w*)(?: ([+-]) (\d+))?$")
+# No size has more digits than 63 bits do, and int() refuses thousands of them, with an error of its own.
+_LINEAR = re.compile(r"^(?:(\d{1,18})\*)?([A-Za-z_]\w*)(?: ([+-]) (\d{1,18}))?$")
 
 
 class Dim(NamedTuple):

@@ -6,7 +6,7 @@ import os
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ingot.errors import EngineError, FormatError, RequirementError
 from ingot.file.header import Target
@@ -83,7 +83,8 @@ class CpuLoader:
             raise RequirementError(f"onnxruntime does not import: {error}", fix=ONE_RUNTIME) from error
         graph = file.read(_member(target, "graph"))
         folder, name = os.path.split(file.real_path)
-        options = _session_options(onnxruntime, target, threads)
+        chosen = _checked_options(target)
+        options = _session_options(onnxruntime, chosen, threads)
         try:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         except UnicodeEncodeError as error:
@@ -98,7 +99,7 @@ class CpuLoader:
                 graph.replace(LOCATION, location_of(name)),
                 options,
                 providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(target.options.get("disabled_optimizers", ())),
+                disabled_optimizers=chosen.disabled_optimizers,
                 enable_fallback=0,
             )
         except errors as error:
@@ -204,20 +205,45 @@ def _unmet_runtime(wanted: str) -> list[Unmet]:
     return []
 
 
-def _session_options(onnxruntime: Any, target: Target, threads: int) -> Any:
+def _session_options(onnxruntime: Any, chosen: _Options, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATIONS[chosen.optimization])
+    for key, value in chosen.config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+class _Options(NamedTuple):
+    optimization: str
+    config: dict[str, str]
+    disabled_optimizers: list[str]
+
+
+def _checked_options(target: Target) -> _Options:
+    """Raises FormatError where the file's options have another shape than this target's."""
     level = str(target.options.get("optimization", "basic"))
     if level not in OPTIMIZATIONS:
-        raise FormatError(f"the header asks for an optimization '{level:.40}'; there are {', '.join(OPTIMIZATIONS)}")
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATIONS[level])
-    for key, value in target.options.get("config", {}).items():
+        raise FormatError(f"the header asks for an optimization {level!r:.40}; there are {', '.join(OPTIMIZATIONS)}")
+    config = target.options.get("config", {})
+    if not isinstance(config, dict):
+        raise FormatError(f"the header's config for ONNX Runtime is {config!r:.80}, and must be an object")
+    for key, value in config.items():
         if key not in CONFIG_KEYS:
-            raise FormatError(f"the header sets '{key:.80}', which an engine file may not")
-        options.add_session_config_entry(key, str(value))
-    return options
+            raise FormatError(f"the header sets {key!r:.80}, which an engine file may not")
+        if not (isinstance(value, str | int) and _is_word(str(value))):
+            raise FormatError(f"the header sets {key} to {value!r:.80}, which is no value of it")
+    disabled = target.options.get("disabled_optimizers", [])
+    if not isinstance(disabled, list) or not all(isinstance(name, str) and _is_word(name) for name in disabled):
+        raise FormatError(f"the header's disabled_optimizers are {disabled!r:.80}, and must be a list of names")
+    return _Options(level, {key: str(value) for key, value in config.items()}, disabled)
+
+
+def _is_word(text: str) -> bool:
+    """What an option may be: ONNX Runtime raises errors of many kinds for texts that are too long or no UTF-8."""
+    return len(text) <= 200 and text.isascii() and text.isprintable()
 
 
 def _member(target: Target, role: str) -> str:

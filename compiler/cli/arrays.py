@@ -98,7 +98,7 @@ def draw_inputs(signature: Signature, sizes: Mapping[str, int], seed: int) -> di
     if elements > MOST_ELEMENTS:
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise UsageError(
-            f"inputs of {given or 'these fixed sizes'} have {elements:,} elements; drawn ones have up to {MOST_ELEMENTS:,}",
+            f"inputs of {given or 'fixed sizes'} have {elements:,} elements; drawn ones have up to {MOST_ELEMENTS:,}",
             fix=_example(signature),
         )
     rng = np.random.default_rng(seed)

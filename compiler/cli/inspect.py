@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from ingot.cli.table import print_json, print_table
+from ingot.cli.table import print_table
 from ingot.file.header import Header
 from ingot.file.read import EngineFile
-from ingot.runtime.report import Report, size_text
+from ingot.runtime.report import Report, printable, size_text
 from ingot.signature import Signature, Tree, children
 
 
@@ -24,7 +25,8 @@ def command(file: str, passes: bool, as_json: bool) -> None:
     with EngineFile.open(file) as engine_file:
         header, record = engine_file.header, engine_file.record()
     if as_json:
-        print_json({"header": header.to_json(), "record": record})
+        # As ASCII: JSON's own escapes are what keeps a stranger's control characters from the terminal.
+        click.echo(json.dumps({"header": header.to_json(), "record": record}, indent=2))
         return
     click.echo(Report(header, record, size_bytes=os.path.getsize(file)))
     _print_signature(header.signature)
@@ -35,8 +37,17 @@ def command(file: str, passes: bool, as_json: bool) -> None:
         (name, member.offset, size_text(member.size_bytes), member.sha256[:16])
         for name, member in header.members.items()
     ]
-    print_table(members, ("name", "offset", "size", "sha256"), indent="  ")
+    _table(members, ("name", "offset", "size", "sha256"))
     _print_passes(record, passes)
+
+
+def _echo(text: str) -> None:
+    click.echo(printable(text))
+
+
+def _table(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> None:
+    shown = [[cell if isinstance(cell, int | float) else printable(str(cell)) for cell in row] for row in rows]
+    print_table(shown, headers, indent="  ")
 
 
 def _section(title: str) -> None:
@@ -51,12 +62,13 @@ def _print_signature(signature: Signature) -> None:
             (tensor.name, tensor.dtype, f"[{', '.join(map(str, tensor.shape))}]", tensor.domain or "")
             for tensor in tensors
         ]
-        print_table(rows, indent="  ")
+        _table(rows)
     if bounds:
         _section("dims")
-        print_table([(name, text.partition(":")[2]) for name, text in bounds.items()], indent="  ")
-    click.echo(f"\ncall    engine({', '.join(f'{n}={_sketch(t, False)}' for n, t in signature.parameters.items())})")
-    click.echo(f"gives   {_sketch(signature.result, True, [tensor.name for tensor in signature.outputs])}")
+        _table([(name, text.partition(":")[2]) for name, text in bounds.items()])
+    click.echo()
+    _echo(f"call    engine({', '.join(f'{n}={_sketch(t, False)}' for n, t in signature.parameters.items())})")
+    _echo(f"gives   {_sketch(signature.result, True, [tensor.name for tensor in signature.outputs])}")
 
 
 def _sketch(tree: Tree, named: bool, names: list[str] | None = None) -> str:
@@ -78,9 +90,9 @@ def _print_targets(header: Header) -> None:
     _section("targets")
     for target in header.targets:
         needs = ", ".join(f"{name} {wanted}" for name, wanted in target.needs.items()) or "nothing"
-        click.echo(f"  {target.name}  needs {needs}; " + ", ".join(f"{r} in {m}" for r, m in target.members.items()))
+        _echo(f"  {target.name}  needs {needs}; " + ", ".join(f"{r} in {m}" for r, m in target.members.items()))
         for name, value in target.options.items():
-            click.echo(f"    {name}: {value}")
+            _echo(f"    {name}: {value}")
 
 
 def _print_text(header: Header) -> None:
@@ -89,9 +101,9 @@ def _print_text(header: Header) -> None:
         return
     _section("text")
     fed = ", ".join(f"{kind} -> {name}" for kind, name in text.inputs.items())
-    click.echo(f"  {text.tokenizer}: {fed}; at most {text.max_tokens} tokens; gives {text.output}")
+    _echo(f"  {text.tokenizer}: {fed}; at most {text.max_tokens} tokens; gives {text.output}")
     for name, prompt in text.prompts.items():
-        click.echo(f"  prompt {name}: {prompt!r}" + (" (default)" if name == text.default_prompt else ""))
+        _echo(f"  prompt {name}: {prompt!r}" + (" (default)" if name == text.default_prompt else ""))
 
 
 def _print_passes(record: Mapping[str, Any], declined: bool) -> None:
@@ -100,8 +112,9 @@ def _print_passes(record: Mapping[str, Any], declined: bool) -> None:
         return
     _section("passes")
     rows = [[step.get(key, "") for key in ("name", "rewrites", "nodes_before", "nodes_after")] for step in steps]
-    print_table(rows, ("name", "rewrites", "nodes before", "after"), indent="  ")
+    _table(rows, ("name", "rewrites", "nodes before", "after"))
     if declined:
         for step in steps:
-            for reason in step.get("declined", ()):
-                click.echo(f"  {step.get('name')}: {reason}")
+            reasons = step.get("declined")
+            for reason in reasons if isinstance(reasons, list) else ():
+                _echo(f"  {step.get('name')}: {reason}")

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -59,6 +60,12 @@ class Commands(click.Group):
         except click.ClickException as error:
             error.show()
             code = error.exit_code
+        except OSError as error:
+            if not _is_of_printing(error):
+                raise
+            _drop_stdout()
+            _show(f"Error: the output cannot be written ({os.strerror(error.errno or 0)})")
+            code = 1
         except (click.Abort, KeyboardInterrupt):
             code = _interrupted()
         sys.exit(code if isinstance(code, int) else 0)
@@ -100,6 +107,22 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise _Signalled(number)
 
 
+def _is_of_printing(error: OSError) -> bool:
+    """Whether `click.echo` raised it: any other OSError that comes this far is a fault of ours, and keeps its trace."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is click.echo.__code__
+
+
+def _drop_stdout() -> None:
+    """What still waits to be printed goes nowhere; else Python tries again at exit, and complains."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def _interrupted() -> int:
     error: BaseException | None = sys.exc_info()[1]
     while error is not None:
@@ -114,7 +137,10 @@ def _interrupted() -> int:
 def _show(message: str) -> None:
     if os.environ.get("INGOT_DEBUG") == "1":
         traceback.print_exc()
-    click.echo(message, err=True)
+    # A message may quote a stranger's file. Imported here, as most commands have none to show.
+    from ingot.runtime.report import printable
+
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 if __name__ == "__main__":

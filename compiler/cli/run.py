@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from ingot.cli.arrays import draw_inputs, read_arrays, read_sizes, write_arrays
 from ingot.cli.table import print_json, print_table
 from ingot.errors import UsageError
+from ingot.file import atomic
 from ingot.machine import default_threads
 from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine
@@ -26,7 +27,7 @@ Array = np.ndarray[Any, Any]
 @click.option(
     "--shape", "sizes", multiple=True, metavar="DIM=SIZE,…", help="Sizes of drawn inputs: batch=2,sequence=16."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of drawn inputs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of drawn inputs.")
 @click.option("--text", "texts", multiple=True, help="A text to embed; may be repeated.")
 @click.option(
     "--texts", "texts_file", type=click.File("r", encoding="utf-8"), help="A file with a text on each line; - is stdin."
@@ -56,7 +57,7 @@ def command(
 
     Inputs come from --inputs, are drawn inside the declared sizes and domains (--shape, --seed), or are made from text.
     """
-    lines = [*texts, *(line.rstrip("\r\n") for line in texts_file or ())]
+    lines = [*texts, *_read_lines(texts_file)]
     by_text = bool(texts) or texts_file is not None
     if by_text and (inputs or sizes):
         raise UsageError("text and arrays are both given", fix="--text, or --inputs, or --shape")
@@ -64,6 +65,9 @@ def command(
         raise UsageError("--inputs and --shape are both given: the arrays bring their sizes", fix="one of them")
     if not by_text and prompt_name is not None:
         raise UsageError("--prompt-name goes with text", fix='--text "…"')
+    if output is not None:
+        # A run may take minutes; that its result cannot be written is said before.
+        atomic.destination(Path(output), "out.npz")
     with open_engine(file, **load) as engine:
         run: Callable[[], Mapping[str, Array]]
         if by_text:
@@ -94,6 +98,16 @@ def command(
         click.echo(f"\nwritten to {output}")
 
 
+def _read_lines(file: Iterable[str] | None) -> list[str]:
+    try:
+        return [line.rstrip("\r\n") for line in file or ()]
+    except UnicodeDecodeError as error:
+        name = getattr(file, "name", "-")
+        raise UsageError(
+            f"the texts are not UTF-8: {error.reason}", where=str(name), fix="iconv -f LATIN1 -t UTF-8 FILE"
+        ) from error
+
+
 def _running(engine: Engine, arrays: Mapping[str, Array]) -> Callable[[], Mapping[str, Array]]:
     return lambda: engine.run_named(arrays)
 
@@ -103,6 +117,10 @@ def _embedding(engine: Engine, texts: Sequence[str], prompt_name: str | None) ->
     from ingot.runtime.embedder import Embedder
 
     embedder = Embedder(engine)
+    if prompt_name is not None and prompt_name not in embedder.prompts:
+        has = ", ".join(map(repr, embedder.prompts)) or "none"
+        fix = f"--prompt-name {next(iter(embedder.prompts))}" if embedder.prompts else '--text "PROMPT TEXT"'
+        raise UsageError(f"engine '{engine.name}' has no prompt '{prompt_name}'; it has {has}", fix=fix)
     name = engine.header.text.output if engine.header.text else ""
     return lambda: {name: embedder.encode(texts, prompt_name=prompt_name)}
 

@@ -18,7 +18,9 @@ from ingot.runtime.selftest import SelfTest, run_selftest
 @click.argument("file", type=click.Path())
 @click.argument("model", required=False)
 @click.option("--inputs", type=click.Path(), metavar="FILE.npz", help="Example inputs for MODEL.")
-@click.option("--seed", type=int, help="Seed of the inputs drawn for MODEL; another each time by default.")
+@click.option(
+    "--seed", type=click.IntRange(0), help="Seed of the inputs drawn for MODEL; another each time by default."
+)
 @click.option("--target", metavar="NAME", help="The target to measure; by default the first that this machine can run.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of a run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

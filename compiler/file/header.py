@@ -169,8 +169,11 @@ def _check(header: Header) -> None:
     if header.numerics not in NUMERICS:
         raise ValueError(f"numerics '{header.numerics:.40}' is none of {', '.join(NUMERICS)}")
     signature = header.signature
-    for name in [each.name for side in (signature.inputs, signature.outputs) for each in side]:
-        _label(name)
+    if not header.targets:
+        raise ValueError("it has no target, so nothing can run it")
+    for tensor in (*signature.inputs, *signature.outputs):
+        for shown in (tensor.name, tensor.dtype, *map(str, tensor.shape)):
+            _label(shown)
     for dim in signature.dims:
         _label(dim.name)
     for whose, name in _references(header):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ingot.backends.targets import TARGETS, loader
-from ingot.errors import UsageError
+from ingot.errors import FormatError, UsageError
 from ingot.file.header import Header, Target
-from ingot.file.read import read_header
+from ingot.file.read import AGAIN, read_header
 from ingot.machine import Unmet, this_machine
 from ingot.version import __version__
 
@@ -42,8 +44,20 @@ def check_file(path: str | os.PathLike[str], *, target: str | None = None) -> Ch
 
     Raises UsageError where there is no such file or target, FormatError where the header is not one.
     """
-    header = read_header(path)
-    return CheckReport(os.fspath(path), check_targets(header, target), header)
+    with naming(os.fspath(path)):
+        header = read_header(path)
+        return CheckReport(os.fspath(path), check_targets(header, target), header)
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """FormatErrors raised inside name the file and what to type, where what raised them knows neither."""
+    try:
+        yield
+    except FormatError as error:
+        if error.where and error.fix:
+            raise
+        raise FormatError(error.what, where=error.where or path, fix=error.fix or AGAIN) from error
 
 
 def check_targets(header: Header, name: str | None = None, *, allow_code: bool = True) -> tuple[TargetCheck, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from ingot.errors import FormatError, InputError, RequirementError, UsageError
 from ingot.file.header import Text
 from ingot.runtime.arrays import Array, array_dtype
+from ingot.runtime.check import naming
 from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine
 from ingot.signature import Axis, Dim, Tensor
@@ -48,7 +49,8 @@ class Embedder:
         else:
             self.engine = self._owned = open_engine(engine, target=target, threads=threads)
         try:
-            self._prepare()
+            with naming(str(self.engine.path)):
+                self._prepare()
         except BaseException:
             self.close()
             raise
@@ -83,12 +85,12 @@ class Embedder:
 
         A text longer than `max_tokens` is cut. `batch_size` is the most texts in one run. `prompt` is put in front of
         every text, `prompt_name` takes one of `prompts`; without either the model's own default, if it has one.
-        Raises InputError for what is no text, UsageError for an unknown prompt.
+        Raises InputError for texts or a prompt that are none, UsageError for an unknown prompt.
         """
         if isinstance(texts, str):
             vector: Array = self.encode([texts], batch_size=batch_size, prompt_name=prompt_name, prompt=prompt)[0]
             return vector
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}, which is no count of texts", fix="batch_size=32")
         prefix = self._prefix(prompt_name, prompt)
         encodings = self._tokenize([prefix + text for text in _checked(texts)])
@@ -119,7 +121,9 @@ class Embedder:
         prompts = self._text.prompts
         if name is not None and prompt is not None:
             raise UsageError("prompt and prompt_name are both given", fix="one of them")
-        if name is not None and name not in prompts:
+        if prompt is not None and not isinstance(prompt, str):
+            raise InputError(f"prompt is {prompt!r:.40}, a {type(prompt).__name__} and no string", fix="prompt='…: '")
+        if name is not None and (not isinstance(name, str) or name not in prompts):
             has = ", ".join(map(repr, prompts)) or "none"
             raise UsageError(f"engine '{self.engine.name}' has no prompt '{name}'; it has {has}", fix="prompt='…: '")
         if prompt is not None:

@@ -8,8 +8,8 @@ from ingot.backends.targets import loader
 from ingot.errors import RequirementError, UnverifiedError, UsageError
 from ingot.file.header import Target
 from ingot.file.read import EngineFile
-from ingot.machine import default_threads
-from ingot.runtime.check import check_targets
+from ingot.machine import MOST_THREADS, default_threads
+from ingot.runtime.check import check_targets, naming
 from ingot.runtime.engine import Engine
 
 
@@ -25,7 +25,7 @@ def open_engine(
     """Opens an engine file and loads one of its targets.
 
     target            the one to run; by default the file's first that this machine can run
-    threads           of one run, at least 1; by default the least of affinity, cgroup quota and physical cores
+    threads           of one run, 1 to 1024; by default the least of affinity, cgroup quota and physical cores
     strict            every digest is checked, the weights' too
     allow_code        lets a target run that brings machine code in the file: only for files you trust
     allow_unverified  opens an engine that was compiled with --verify off
@@ -34,8 +34,11 @@ def open_engine(
     machine lacks something; says what), UnverifiedError.
     """
     threads = default_threads() if threads is None else threads
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise UsageError(f"threads is {threads!r}, which is no count of threads", fix="threads=1, or more")
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MOST_THREADS:
+        raise UsageError(
+            f"threads is {threads!r}, which is no count of threads from 1 to {MOST_THREADS}",
+            fix="leave it out, or threads=1",
+        )
     file = EngineFile.open(path, strict=strict)
     try:
         if file.header.verification == "off" and not allow_unverified:
@@ -44,8 +47,9 @@ def open_engine(
                 where=str(path),
                 fix="compile again without --verify off, or ingot.load(path, allow_unverified=True)",
             )
-        chosen = _choose(file, target, allow_code)
-        return Engine(file, chosen, loader(chosen.name).load(file, chosen, threads=threads), threads=threads)
+        with naming(file.path):
+            chosen = _choose(file, target, allow_code)
+            return Engine(file, chosen, loader(chosen.name).load(file, chosen, threads=threads), threads=threads)
     except BaseException:
         file.close()
         raise

@@ -12,7 +12,8 @@ class Report(Mapping[str, Any]):
     """How the engine was verified, what wrote it, and its record (accuracy, timings, passes); `str()` is the table.
 
     A mapping of plain JSON: report["accuracy"]["outputs"][0]["sqnr_db"]. A record is not covered by the header's
-    digests, so nothing is decided by it, and a part that is missing or odd is left out of the table.
+    digests, so all that it decides is how far below its dtype's floor a self-test may hold, and that within a limit
+    (`selftest.LEAST_FLOOR_DB`). A part that is missing or odd is left out of the table.
     """
 
     def __init__(self, header: Header, record: Mapping[str, Any], *, size_bytes: int | None = None) -> None:
@@ -37,7 +38,7 @@ class Report(Mapping[str, Any]):
         return len(self._data)
 
     def __repr__(self) -> str:
-        return f"<Report of {self['name']}: {', '.join(self)}>"
+        return printable(f"<Report of {self['name']}: {', '.join(self)}>")
 
     def __str__(self) -> str:
         rows = [
@@ -50,16 +51,16 @@ class Report(Mapping[str, Any]):
             ("written by", ", ".join(f"{name} {version}" for name, version in self["versions"].items())),
             *(("warning", str(text)) for text in _list(self.get("warnings"))),
         ]
-        return "\n".join(f"{label:<12} {text}" for label, text in rows if text)
+        return "\n".join(f"{label:<12} {_indented(text)}" for label, text in rows if text)
 
     def _size(self) -> str:
         model = _dict(self.get("model"))
         parts = []
-        if (size := _number(self.get("size_bytes"))) is not None:
+        if (size := number(self.get("size_bytes"))) is not None:
             parts.append(size_text(size))
-        if (weights := _number(model.get("weights_bytes"))) is not None:
+        if (weights := number(model.get("weights_bytes"))) is not None:
             parts.append(f"{size_text(weights)} of weights")
-        if (parameters := _number(model.get("parameters"))) is not None:
+        if (parameters := number(model.get("parameters"))) is not None:
             parts.append(f"{parameters:,.0f} parameters")
         return ", ".join(parts)
 
@@ -73,11 +74,11 @@ class Report(Mapping[str, Any]):
             lines[0] += f" on {len(cases)} cases"
         for output in outputs:
             lines.append(f"{output.get('name')}: {_decibels(output)}")
-        return f"\n{'':<13}".join(lines)
+        return "\n".join(lines)
 
     def _graph(self) -> str:
         steps = [_dict(item) for item in _list(self.get("passes"))]
-        counts = [_number(step.get(key)) for step in steps for key in ("nodes_before", "nodes_after")]
+        counts = [number(step.get(key)) for step in steps for key in ("nodes_before", "nodes_after")]
         if not counts or counts[0] is None or counts[-1] is None:
             return ""
         fired = sum(1 for step in steps if step.get("rewrites"))
@@ -85,13 +86,23 @@ class Report(Mapping[str, Any]):
 
     def _time(self) -> str:
         steps = [_dict(item) for item in _list(self.get("steps"))]
-        timed = [(str(step.get("name")), _number(step.get("seconds"))) for step in steps]
+        timed = [(str(step.get("name")), number(step.get("seconds"))) for step in steps]
         known = [(name, seconds) for name, seconds in timed if seconds is not None]
         if not known:
             return ""
         longest = sorted(known, key=lambda step: -step[1])[:4]
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in known if (name, seconds) in longest)
         return f"{sum(seconds for _, seconds in known):.1f} s ({parts})"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, each character that does not print as an escape.
+
+    What a file holds may come from a stranger: a terminal obeys control characters, and surrogates cannot be encoded.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def size_text(size_bytes: float) -> str:
@@ -103,8 +114,12 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.2f} GB"
 
 
+def _indented(text: str) -> str:
+    return f"\n{'':<13}".join(map(printable, text.split("\n")))
+
+
 def _decibels(output: Mapping[str, Any]) -> str:
-    whole, row, needed = (_number(output.get(key)) for key in ("sqnr_db", "row_sqnr_db", "needed_db"))
+    whole, row, needed = (number(output.get(key)) for key in ("sqnr_db", "row_sqnr_db", "needed_db"))
     if whole is None:
         return "equal"
     text = f"{whole:.1f} dB"
@@ -123,5 +138,11 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def number(value: Any) -> float | None:
+    """A number of a record; None for anything else, and for an integer beyond floats."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None

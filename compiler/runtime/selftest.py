@@ -13,9 +13,17 @@ import numpy as np
 
 from ingot.errors import FormatError, UsageError
 from ingot.runtime.arrays import Array, array_dtype
+from ingot.runtime.check import naming
 from ingot.runtime.engine import Engine
-from ingot.runtime.metrics import Measure, measure
+from ingot.runtime.metrics import FLOOR_DB, Measure, measure
+from ingot.runtime.report import number
 from ingot.signature import Tensor
+
+LEAST_FLOOR_DB = 40.0
+"""The least that a record can lower a floor to, an error of 1 percent, or the dtype's own floor where that is lower.
+
+Anyone can write a record, which the header does not cover: without a limit it could make any engine "hold".
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +45,15 @@ def run_selftest(engine: Engine) -> list[SelfTest]:
         raise UsageError(f"engine '{engine.name}' carries no self-test vectors", fix="ingot verify FILE MODEL")
     floors = _accepted_floors(engine.report)
     results = []
-    for case, (inputs, expected) in _read_cases(engine.member(member), engine).items():
+    with naming(str(engine.path)):
+        cases = _read_cases(engine.member(member), engine)
+    for case, (inputs, expected) in cases.items():
         got = engine.run_named(inputs)
         for tensor in engine.outputs:
             if tensor.name in expected:
-                found = measure(expected[tensor.name], got[tensor.name], tensor.dtype, floor_db=floors.get(tensor.name))
+                found = measure(
+                    expected[tensor.name], got[tensor.name], tensor.dtype, floor_db=limited_floor(floors, tensor)
+                )
                 results.append(SelfTest(case, tensor.name, found))
     return results
 
@@ -57,6 +69,8 @@ def _read_cases(archive: bytes, engine: Engine) -> dict[str, tuple[dict[str, Arr
         with zipfile.ZipFile(io.BytesIO(archive)) as entries:
             for entry in entries.infolist():
                 case, side, name = entry.filename.removesuffix(".npy").split("/", 2)
+                if not case.isprintable():
+                    raise ValueError(f"{case!r:.80} is no name of a case")
                 tensor = known[side][name]
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"'{entry.filename}' is compressed")
@@ -82,13 +96,19 @@ def _read_array(content: bytes, tensor: Tensor) -> Array:
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
+def limited_floor(floors: Mapping[str, float], tensor: Tensor) -> float | None:
+    """The floor that the record says of this output, where LEAST_FLOOR_DB lets it; None where it says none."""
+    floor = floors.get(tensor.name)
+    return None if floor is None else max(floor, min(LEAST_FLOOR_DB, FLOOR_DB.get(tensor.dtype, LEAST_FLOOR_DB)))
+
+
 def _accepted_floors(report: Mapping[str, Any]) -> dict[str, float]:
     """Outputs that lose more than the table's floor in eager itself were accepted lower; the record says how far."""
     accuracy = report.get("accuracy")
     outputs = accuracy.get("outputs") if isinstance(accuracy, dict) else None
     said = [item for item in outputs if isinstance(item, dict)] if isinstance(outputs, list) else []
     return {
-        str(item.get("name")): float(floor)
+        str(item.get("name")): floor
         for item in said
-        if isinstance(floor := item.get("floor_db"), int | float) and math.isfinite(floor)
+        if (floor := number(item.get("floor_db"))) is not None and math.isfinite(floor)
     }

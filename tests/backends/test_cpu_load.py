@@ -79,6 +79,12 @@ def target_of(path: Path, **changes: Any) -> tuple[EngineFile, Target]:
         ({"optimization": "most"}, "optimization 'most'"),
         ({"config": {"session.load_model_format": "ORT"}}, "may not"),
         ({"config": {"ep.context_file_path": "/x"}}, "may not"),
+        ({"config": "x"}, "must be an object"),
+        ({"config": {"session.disable_prepacking": "1" * 9000}}, "no value of it"),
+        ({"config": {"session.disable_prepacking": ["1"]}}, "no value of it"),
+        ({"config": {"session.disable_prepacking": "\ud800"}}, "no value of it"),
+        ({"disabled_optimizers": 5}, "must be a list of names"),
+        ({"disabled_optimizers": [1]}, "must be a list of names"),
     ],
 )
 def test_a_file_chooses_only_what_is_allowed(engine_file: Path, options: dict[str, Any], said: str) -> None:

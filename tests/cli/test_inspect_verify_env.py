@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 
 from ingot.backends.cpu import load as cpu
+from ingot.file.header import Target
 from ingot.models.handmade import encoder_vectors, write_encoder, write_text_encoder
 
 Ingot = Callable[..., Result]
@@ -94,3 +95,22 @@ def test_env_says_what_a_target_lacks(run_ingot: Ingot, monkeypatch: pytest.Monk
     targets = json.loads(run_ingot("env", "--json").output)["targets"]
     assert not targets["cpu"]["run"]["works"]
     assert not targets["cpu"]["build"]["works"]
+
+
+def test_inspect_shows_a_strangers_file_without_its_control_characters(
+    run_ingot: Ingot, tmp_path: Path, seed: int
+) -> None:
+    strange = "\x1b[2J\x9b\ud800"
+    target = Target("cpu", {}, {}, {strange: strange})
+    steps = [{"name": strange, "declined": 5}, {"name": "x", "declined": [strange]}]
+    record = {"warnings": [strange], "passes": steps}
+    path = write_encoder(tmp_path / "e.ingot", seed, before=(target,), record=record)
+    for more in ((), ("--passes",), ("--json",)):
+        result = run_ingot("inspect", path, *more)
+        assert result.exit_code == 0, result.output
+        assert all(line.isprintable() for line in result.output.splitlines())
+    assert json.loads(result.output)["record"] == record
+
+
+def test_verify_draws_from_seeds_of_at_least_0(run_ingot: Ingot, engine_file: Path) -> None:
+    assert run_ingot("verify", engine_file, "--seed", -1).exit_code == 2

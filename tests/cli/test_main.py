@@ -139,3 +139,33 @@ def test_a_reader_that_leaves_early_is_no_error(engine_file: Path) -> None:
     )
     os.close(writing)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("arguments", [["check"], ["inspect"], ["inspect", "--json"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_line(
+    engine_file: Path, arguments: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("w") as full:
+        command = [*PROCESS, *arguments, str(engine_file)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "Error: the output cannot be written (No space left on device)\n"
+
+
+def test_another_error_of_the_system_keeps_its_trace(run_ingot: Ingot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str, target: str | None) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ingot.cli.check.check_file", fail)
+    assert isinstance(run_ingot("check", "x").exception, OSError)
+
+
+def test_a_message_prints_without_control_characters(run_ingot: Ingot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str, target: str | None) -> None:
+        raise EngineError("\x1b[2J\ud800", fix="this")
+
+    monkeypatch.setattr("ingot.cli.check.check_file", fail)
+    assert run_ingot("check", "x").stderr == "Error: \\x1b[2J\\ud800\n  try:   this\n"

@@ -68,7 +68,10 @@ def test_text_goes_in_and_vectors_come_out(run_ingot: Ingot, tmp_path: Path, see
         wanted = encoder_table(seed)[[1, 3 + 3]].mean(0)
         assert np.allclose(arrays["embedding"][1], wanted, atol=1e-6)
     assert run_ingot("run", path, "--text", "w1", "--prompt-name", "query").exit_code == 0
-    assert run_ingot("run", path, "--text", "w1", "--prompt-name", "none").exit_code == 2
+    refused = run_ingot("run", path, "--text", "w1", "--prompt-name", "none")
+    assert refused.exit_code == 2
+    assert "has no prompt 'none'; it has 'query', 'document'" in refused.stderr
+    assert "try:   --prompt-name query" in refused.stderr
 
 
 WRONG = [
@@ -91,6 +94,9 @@ WRONG = [
     (["--text", "a", "--shape", "batch=2"], "both given"),
     (["--text", "a"], "carries no tokenizer"),
     (["--prompt-name", "query"], "goes with text"),
+    (["--seed", "-1"], "Invalid value for '--seed'"),
+    (["--threads", "99999999999"], "no count of threads from 1 to 1024"),
+    (["--texts", "latin1.txt"], "not UTF-8"),
     (["--target", "cuda"], "no target 'cuda'"),
     (["-o", "nowhere/out.npz"], "mkdir -p nowhere"),
     (["-o", "."], "is a folder"),
@@ -104,6 +110,7 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     monkeypatch.chdir(engine_file.parent)
     Path("junk.npz").write_bytes(b"PK\x03\x04junk")
+    Path("latin1.txt").write_bytes("größe\n".encode("latin1"))
     np.save("one.npy", np.ones(3))
     np.savez("objects.npz", ids=np.array([None, {}], dtype=object))
     np.savez("other.npz", x=np.ones(3))
@@ -117,7 +124,7 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def write_odd_archives() -> None:
-    """Deflated bytes that are none; the bit for encryption; a method of compression of nobody; a shape beyond memory."""
+    """Deflated bytes that are none; the bit for encryption; an unknown method of compression; a shape beyond memory."""
     np.savez_compressed("bent.npz", ids=np.ones(100))
     whole = Path("bent.npz").read_bytes()
     begin = 30 + len("ids.npy") + int.from_bytes(whole[28:30], "little")
@@ -163,3 +170,13 @@ def test_runs_as_a_process_without_the_compiler(engine_file: Path, inputs: Path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "embedding" in done.stdout
+
+
+def test_threads_in_the_environment_are_a_plain_count(
+    run_ingot: Ingot, engine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in ("²", "٣", "0", "-1", "", "1025", "9" * 5000):
+        monkeypatch.setenv("INGOT_NUM_THREADS", wrong)
+        result = run_ingot("run", engine_file)
+        assert result.exit_code == 2, wrong
+        assert "INGOT_NUM_THREADS is" in result.stderr

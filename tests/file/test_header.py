@@ -13,7 +13,7 @@ import pytest
 from ingot.errors import FormatError
 from ingot.file import strict_json
 from ingot.file.header import NUMERICS, VERIFICATIONS, Header, Member, Target, Text
-from ingot.signature import Dim, Domain, Signature, Tensor
+from ingot.signature import Dim, Domain, Linear, Signature, Tensor, linear
 
 # INGOT_SEED replays these as it does every other test.
 SEED = hypothesis.seed(int(os.environ.get("INGOT_SEED", "0")))
@@ -98,7 +98,7 @@ def headers(draw: st.DrawFn) -> Header:
     return Header(
         name=draw(LABELS),
         signature=draw(signatures()),
-        targets=tuple(draw(st.lists(target, max_size=3))),
+        targets=tuple(draw(st.lists(target, min_size=1, max_size=3))),
         verification=draw(st.sampled_from(VERIFICATIONS)),
         numerics=draw(st.sampled_from(NUMERICS)),
         versions=draw(by_label),
@@ -188,3 +188,21 @@ def test_target_by_name() -> None:
     header = Header("x", nothing, (first, second), "full", "fast", {})
     assert header.target("cuda") is second
     assert header.target("tensorrt") is None
+
+
+def test_a_header_without_targets_or_with_what_does_not_print_is_none() -> None:
+    tensor = Tensor("x", "float32", ("batch",))
+    nothing = Signature((tensor,), (), (), {}, {"constant": None})
+    header = Header("x", nothing, (Target("cpu", {}, {}),), "full", "fast", {})
+    assert Header.from_json(header.to_json()) == header
+    strange = [tensor._replace(dtype="\x1b[2J"), tensor._replace(shape=("\x1b[2J",))]
+    wrong = [header._replace(signature=nothing._replace(inputs=(each,))) for each in strange]
+    for each in [header._replace(targets=()), *wrong]:
+        with pytest.raises(FormatError):
+            Header.from_json(each.to_json())
+
+
+def test_an_axis_of_thousands_of_digits_is_no_linear_one() -> None:
+    assert linear("2*batch + 1") == Linear("batch", 2, 1)
+    assert linear("9" * 5000 + "*batch") is None
+    assert linear("batch + " + "9" * 5000) is None

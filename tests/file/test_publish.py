@@ -281,17 +281,13 @@ def test_copy_refuses_a_file_that_changes_its_size(
     makes: Any, left_behind: Names, monkeypatch: pytest.MonkeyPatch, change: int
 ) -> None:
     path = makes.write()
-    real = atomic.create
+    size_bytes, read = path.stat().st_size, atomic._read
 
-    def changes(beside: Path) -> int:
-        descriptor = real(beside)
-        size, fstat = path.stat().st_size, os.fstat
-        monkeypatch.setattr(
-            os, "fstat", lambda of: (result := fstat(of)) and os.truncate(path, size + change) or result
-        )
-        return descriptor
+    def changes(descriptor: int, offset: int) -> bytes:
+        os.truncate(path, size_bytes + change)
+        return read(descriptor, offset)
 
-    monkeypatch.setattr(atomic, "create", changes)
+    monkeypatch.setattr(atomic, "_read", changes)
     with pytest.raises(IngotError, match="another size now"):
         copy_engine(path, makes.folder / "copy.ingot")
     assert not (makes.folder / "copy.ingot").exists()

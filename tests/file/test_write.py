@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from ingot.errors import CompileError, FormatError
+from ingot.file.header import Target
 from ingot.file.layout import FIRST_MEMBER_OFFSET, HEADER, HEADER_BYTES, HEADER_OFFSET, RECORD
 from ingot.file.read import EngineFile
 from ingot.file.write import Draft, Part
@@ -102,7 +103,7 @@ def test_pieces_may_be_views_of_arrays(makes: Any, seed: int) -> None:
 
 
 def test_an_engine_without_parts(makes: Any) -> None:
-    bare = makes.header._replace(targets=(), text=None, selftest=None)
+    bare = makes.header._replace(targets=(Target("cpu", {}, {}),), text=None, selftest=None)
     with EngineFile.open(replace(makes, header=bare, parts=[]).write(), strict=True) as file:
         assert not file.header.members
 

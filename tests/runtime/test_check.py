@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from ingot.errors import FormatError, UsageError
 from ingot.file.header import Target
+from ingot.file.read import AGAIN
 from ingot.models.handmade import ENCODER, ENCODER_SIGNATURE, write_encoder, write_engine
 from ingot.runtime.check import check_file, check_targets
+from ingot.runtime.open import open_engine
 
 
 def test_says_of_each_target_whether_it_runs(tmp_path: Path, seed: int) -> None:
@@ -54,3 +57,17 @@ def test_takes_milliseconds_whatever_the_size(tmp_path: Path, seed: int) -> None
         check_file(path)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.010
+
+
+def test_a_format_error_found_late_names_the_file_and_a_fix(tmp_path: Path, seed: int) -> None:
+    no_range, no_graph = Target("cpu", {}, {"onnxruntime": "new"}), Target("cpu", {}, {})
+    cases: list[tuple[Target, Callable[[Path], object], str]] = [
+        (no_range, check_file, "not a range"),
+        (no_range, open_engine, "not a range"),
+        (no_graph, open_engine, "has no graph"),
+    ]
+    for target, opener, said in cases:
+        path = write_encoder(tmp_path / "e.ingot", seed, before=(target,))
+        with pytest.raises(FormatError, match=said) as caught:
+            opener(path)
+        assert (caught.value.where, caught.value.fix) == (str(path), AGAIN)

@@ -111,9 +111,10 @@ def test_what_is_no_text_is_refused(path: Path, texts: Any, said: str) -> None:
     assert said in caught.value.what
 
 
-def test_a_batch_size_is_a_count(path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [0, True, "2"])
+def test_a_batch_size_is_a_count(path: Path, batch_size: Any) -> None:
     with Embedder(path) as embedder, pytest.raises(UsageError, match="batch_size"):
-        embedder.encode(["a"], batch_size=0)
+        embedder.encode(["a"], batch_size=batch_size)
 
 
 def test_an_engine_without_text_says_what_to_do(tmp_path: Path, seed: int) -> None:
@@ -155,11 +156,22 @@ def test_text_settings_that_contradict_the_engine_are_format_errors(
 def test_a_broken_tokenizer_is_a_format_error(tmp_path: Path, seed: int) -> None:
     for content in (b"", b"{}", b"\xff\xfe", json.dumps({"model": {"type": "Unknown"}}).encode()):
         path = write_text_encoder(tmp_path / "broken.ingot", seed, tokenizer=content)
-        with pytest.raises(FormatError, match="tokenizer"):
+        with pytest.raises(FormatError, match="tokenizer") as caught:
             Embedder(path)
+        assert caught.value.where == str(path)
+        assert caught.value.fix
 
 
 def test_without_the_library_the_extra_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(RequirementError, match=r"ingot-compiler\[text\]"):
         Embedder(path)
+
+
+def test_a_prompt_is_text_and_its_name_too(path: Path) -> None:
+    wrong: Any = 3
+    with Embedder(path) as embedder:
+        with pytest.raises(InputError, match="prompt is 3, a int and no string"):
+            embedder.encode(["a"], prompt=wrong)
+        with pytest.raises(UsageError, match="no prompt"):
+            embedder.encode(["a"], prompt_name=[wrong])  # type: ignore[arg-type]  # what is tested

@@ -67,3 +67,20 @@ def test_sizes_are_decimal() -> None:
         "91.2 MB",
         "2.50 GB",
     ]
+
+
+def test_what_does_not_print_is_escaped(tmp_path: Path, seed: int) -> None:
+    output = {"name": "\x1b[2Jnone\u202e"}
+    record = {"warnings": ["\x1b[2J\x9b\ud800 größe"], "accuracy": {"outputs": [output]}, "\x1b[1m": 1}
+    with open_engine(write_encoder(tmp_path / "encoder.ingot", seed, record=record)) as engine:
+        shown, short = str(engine.report), repr(engine.report)
+    assert r"warning      \x1b[2J\x9b\ud800 größe" in shown.splitlines()
+    assert r"             \x1b[2Jnone\u202e: equal" in shown.splitlines()
+    assert short.isprintable()
+    assert all(line.isprintable() for line in shown.splitlines())
+
+
+def test_a_number_beyond_floats_is_left_out(tmp_path: Path, seed: int) -> None:
+    record = {"model": {"parameters": 10**400}}
+    with open_engine(write_encoder(tmp_path / "encoder.ingot", seed, record=record)) as engine:
+        assert "parameters" not in str(engine.report)

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -268,16 +267,6 @@ def test_header_data_lie_at_the_fixed_place(makes: Any) -> None:
     data = makes.write().read_bytes()
     assert data[HEADER_OFFSET : HEADER_OFFSET + 1] == b"{"
     assert data[HEADER_OFFSET + HEADER_BYTES : HEADER_OFFSET + HEADER_BYTES + 4] == b"PK\x03\x04"
-
-
-def test_writing_is_quick_enough_to_be_no_step(makes: Any) -> None:
-    """A tiny engine in milliseconds: an accident such as a loop over bytes shows here."""
-    best = 1.0
-    for _ in range(5):
-        began = time.perf_counter()
-        Draft(makes.folder, "tiny", makes.header, makes.parts).discard()
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.05
 
 
 def test_the_path_of_a_published_draft(makes: Any) -> None:

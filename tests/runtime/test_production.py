@@ -17,15 +17,13 @@ sys.modules.update(dict.fromkeys(["torch", "onnx", "onnx_ir", "onnxscript", "cli
 spawned = []
 sys.addaudithook(lambda event, args: spawned.append(event) if event in (
     "subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec", "socket.connect") else None)
-import ingot, numpy, onnxruntime, time
-start = time.perf_counter()
+import ingot, numpy, onnxruntime
 engine = ingot.load(sys.argv[1], threads=1)
-took = time.perf_counter() - start
 ids = numpy.array([[1, 2]])
 out = engine(ids, numpy.ones_like(ids))
 loaded = [name for name, module in sys.modules.items() if module is not None]
 report = ingot.check(sys.argv[1])
-print(json.dumps({"took": took, "shape": out.embedding.shape, "spawned": spawned, "runs": report.runs,
+print(json.dumps({"shape": out.embedding.shape, "spawned": spawned, "runs": report.runs,
                   "ours": [n for n in loaded if n.startswith("ingot")], "loaded": loaded}))
 """
 
@@ -55,13 +53,6 @@ def test_loads_only_the_second_chain(outcome: dict[str, object]) -> None:
     allowed = ("api", "backends", "errors", "file", "installed", "machine", "runtime", "signature", "version")
     assert {name.split(".")[1] for name in ours if "." in name} <= set(allowed)
     assert not [name for name in ours if name.endswith(".build")]
-
-
-def test_loads_quickly(outcome: dict[str, object]) -> None:
-    """The bar for MiniLM is 80 ms; this engine is tiny, and the bound holds on a busy machine too."""
-    took = outcome["took"]
-    assert isinstance(took, float)
-    assert took < 0.25
 
 
 def test_check_imports_no_inference_library(tmp_path: Path, seed: int) -> None:

@@ -119,6 +119,7 @@ def compile_source(source: Source, options: CompileOptions, *, folder: Path, pro
             seed = _seed(exported)
             reference = Reference(source.module, exported.signature, exported.call, seed=seed)
             drawn = _cases(exported, options, seed)
+            reference.check_repeats(drawn[0])
             selftest = selftest_part(exported.signature, reference, drawn)
         with steps.step("build"):
             built = [builder(name).build(exported.model, BuildOptions(options.threads)) for name in options.targets]

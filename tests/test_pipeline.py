@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,7 @@ import torch
 
 import ingot
 from ingot import pipeline
-from ingot.errors import PassError, UsageError, VerificationError
+from ingot.errors import PassError, SourceError, UsageError, VerificationError
 from ingot.passes.contract import Notes, Pass
 from ingot.runtime.metrics import measure
 
@@ -127,6 +127,21 @@ def test_what_was_not_verified_says_so_and_is_not_loaded(block: Block, x: torch.
         ingot.load(path)
     with ingot.load(path, allow_unverified=True) as engine:
         assert engine(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize("verify", ["full", "quick", "off"])
+def test_a_model_that_keeps_something_between_calls_is_refused(x: torch.Tensor, verify: Literal["full"]) -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    with pytest.raises(SourceError, match="keeps something between calls"):
+        ingot.compile(Counting(), x, verify=verify)
 
 
 def test_quick_looks_at_the_users_inputs_alone(block: Block, x: torch.Tensor) -> None:

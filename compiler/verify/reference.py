@@ -12,6 +12,7 @@ import torch
 
 from ingot.errors import SourceError
 from ingot.frontend.structure import Call, evaluating, flatten
+from ingot.runtime.metrics import measure
 from ingot.signature import Signature, Tree, children, linear
 from ingot.verify.draw import Case, dim_sizes
 from ingot.verify.float64 import in_float64, widened_copy
@@ -51,6 +52,17 @@ class Reference:
         if sum(array.nbytes for array in outputs) <= KEPT_BYTES:
             self._kept[id(case)] = case, outputs
         return outputs
+
+    def check_repeats(self, case: Case) -> None:
+        """Raises SourceError where a second call with the same inputs gives something else."""
+        first, second = self.run(case), self._run(case)
+        for tensor, before, after in zip(self.signature.outputs, first, second, strict=True):
+            if not measure(before, after, tensor.dtype).holds:
+                raise SourceError(
+                    f"the model gives another '{tensor.name}' when it is called again with the same inputs: forward "
+                    "keeps something between calls, and an engine keeps nothing",
+                    fix="take what it keeps as an input, and return the new value as an output",
+                )
 
     def _run(self, case: Case) -> tuple[Array, ...]:
         try:

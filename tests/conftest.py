@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +68,27 @@ def seed(request: pytest.FixtureRequest) -> int:
     import zlib
 
     return (int(os.environ["INGOT_SEED"]) + zlib.crc32(request.node.nodeid.encode())) % 2**31
+
+
+@pytest.fixture
+def count_calls() -> Callable[[Callable[[], object]], int]:
+    """How many calls a function makes, Python's and C's: work that does not depend on the machine's speed."""
+
+    def count(function: Callable[[], object]) -> int:
+        made = 0
+
+        def see(frame: object, event: str, argument: object) -> None:
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        sys.setprofile(see)
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
+        return made
+
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from ingot.errors import SourceError
+from ingot.frontend.failure import user_line
 from ingot.frontend.structure import Call, evaluating, flatten
 from ingot.runtime.metrics import measure
 from ingot.signature import Signature, Tree, children, linear
@@ -72,7 +72,7 @@ class Reference:
             raise SourceError(
                 f"the model itself raises on inputs that its declared shapes allow, {case.name}: "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                where=_user_line(error),
+                where=user_line(error),
                 fix=self._narrower(case),
             ) from error
         tensors, tree = flatten(result)
@@ -165,14 +165,6 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.contiguous().view(torch.uint16)
     return np.array(tensor.numpy())
-
-
-def _user_line(error: BaseException) -> str:
-    """The innermost frame outside torch."""
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if "/torch/" not in frame.filename.replace("\\", "/")]
-    frame = (outside or list(frames))[-1]
-    return f"{frame.filename}:{frame.lineno}: {frame.line}"
 
 
 def nan_weights(module: torch.nn.Module) -> list[str]:

@@ -20,7 +20,18 @@ ROOTS = {
 CPU = ["onnxruntime>=1.31,<1.32"]
 CUDA = ["onnxruntime-gpu>=1.31,<1.32"]
 TEXT = ["tokenizers>=0.22,<1"]
-COMPILE = ["torch>=2.13,<2.14", "onnx>=1.23,<1.24", "onnx-ir>=1.1,<1.2", "onnxscript>=0.7.2,<0.8"]
+TENSORRT = ["tensorrt>=11.4,<12"]
+TENSORRT_RTX = ["tensorrt-rtx>=1.7,<1.8"]
+COMPILE = [
+    "torch>=2.13,<2.14",
+    "onnx>=1.23,<1.24",
+    "onnx-ir>=1.1,<1.2",
+    "onnxscript>=0.7.2,<0.8",
+    "onnx-graphsurgeon>=0.6,<0.7",
+    "polygraphy>=0.53,<0.54",
+]
+# What compiles the GPU kernels of our own operators; torch's CUDA build brings it too.
+TRITON = ["triton>=3.6,<4"]
 HF = ["transformers>=5.23,<6", "safetensors>=0.6"]
 TEST = [
     "accelerate>=1",
@@ -47,6 +58,10 @@ setup(
         "ingot",
         "ingot.backends",
         "ingot.backends.cpu",
+        "ingot.backends.cuda",
+        "ingot.backends.onnxruntime",
+        "ingot.backends.tensorrt",
+        "ingot.backends.tensorrt_rtx",
         "ingot.cli",
         "ingot.file",
         "ingot.frontend",
@@ -63,9 +78,12 @@ setup(
         "cpu": CPU,
         "cuda": CUDA,
         "text": TEXT,
+        "tensorrt": TENSORRT,
+        "tensorrt-rtx": TENSORRT_RTX,
         "compile": COMPILE,
+        "triton": TRITON,
         "hf": HF,
-        "test": [*CPU, *TEXT, *COMPILE, *HF, *TEST],
+        "test": [*CPU, *TEXT, *TENSORRT_RTX, *COMPILE, *TRITON, *HF, *TEST],
     },
     entry_points={"console_scripts": ["ingot = ingot.cli.main:main"]},
     options={"editable_wheel": {"mode": "strict"}},

@@ -6,7 +6,7 @@ A backend is a folder. Its build.py has a class that fits `Builder`, its load.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,11 +14,14 @@ from ingot.file.header import Target
 from ingot.machine import Machine, Unmet
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import onnx_ir as ir
 
     from ingot.file.read import EngineFile
     from ingot.file.write import Part
+    from ingot.signature import Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +49,61 @@ class Covered:
     how: str
 
 
+def _silent(detail: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What the user said that a build may depend on."""
+    """What a build may depend on besides the graph.
+
+    folder     an empty folder for what is on its way to the engine file; the caller removes it once that is written
+    signature  the inputs and outputs, and the bounds of their dims
+    sizes      the dims' sizes in the example call: what a target that tunes for one size tunes for
+    archs      the GPU architectures asked for ("sm_89"); empty: the GPU of this machine
+    progress   told what the build is at
+    """
 
     threads: int
+    folder: Path
+    signature: Signature
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    archs: tuple[str, ...] = ()
+    progress: Callable[[str], None] = _silent
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What is held to eager where the built thing itself cannot run on this machine.
+
+    `what` says so in the report: "the lowered graph, on ONNX Runtime". The session of `open` takes and gives what the
+    target's own would.
+    """
+
+    what: str
+    open: Callable[[], Session]
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
     """What a build gives: the target's entry in the header, and its members in the order they are to lie in the file.
 
-    Two targets that give a part of the same name share one member; its bytes must be equal.
+    Two targets that give a part of the same name share one member; its bytes must be equal. `proofs` stay good until
+    the folder of the build is removed; `notes` go to the record.
     """
 
     target: Target
     parts: Sequence[Part]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    proofs: Sequence[Proof] = ()
 
 
 class Builder(Protocol):
     """The compile side of a target."""
 
     name: str
+    archs: tuple[str, ...]
+    """The GPU architectures that `BuildOptions.archs` may name; none where the target asks for no GPU."""
 
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         """`imports` maps a domain to the version of its operator set, which a node in a body cannot tell by itself."""
@@ -79,7 +114,11 @@ class Builder(Protocol):
         ...
 
     def build(self, model: ir.Model, options: BuildOptions) -> Built:
-        """Lowers a copy of the graph structure (weights shared) and writes it as parts; `model` stays as it is."""
+        """Lowers a copy of the graph structure (weights shared) and writes it as parts; `model` stays as it is.
+
+        Raises UnsupportedOperatorError with every node that the target does not run and its line, BuildError where
+        the build itself fails.
+        """
         ...
 
 
@@ -99,6 +138,8 @@ class Loader(Protocol):
     name: str
     needs: Mapping[str, str]
     """What every engine of the target needs of a machine, in the form of `Target.needs`."""
+    build_needs: Mapping[str, str]
+    """What building one needs of a machine, in the same form, besides the compiler itself."""
 
     def unmet(self, target: Target, machine: Machine) -> list[Unmet]:
         """What this machine lacks, from the header alone, importing nothing heavy; empty: it runs."""

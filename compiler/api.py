@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ingot.backends.targets import loader
 from ingot.file.read import EngineFile
 from ingot.machine import default_threads
+from ingot.runtime.absent import Absent
 from ingot.runtime.check import check_file as check
+from ingot.runtime.check import check_targets
 from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine as load
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+    from ingot.backends.contract import Session
 
 __all__ = ["check", "compile", "load"]
 
@@ -27,11 +31,14 @@ def compile(
     *,
     dynamic_shapes: Any = None,
     target: str = "cpu",
+    arch: str | None = None,
     verify: Literal["full", "quick", "off"] = "full",
     threads: int | None = None,
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> Engine:
     """A verified engine of `model`; `save(path)` writes it as one file that loads without PyTorch.
+
+    Where this machine runs none of the targets, the engine is there to be saved, and a call raises RequirementError.
 
     model           an nn.Module (compiled as in eval mode, and left as it was), a Hugging Face or
                     sentence-transformers folder, or "package.module:name"
@@ -39,7 +46,8 @@ def compile(
                     a folder brings its own
     dynamic_shapes  torch.export's form, names as strings too: {"x": {0: "batch", 1: Dim("sequence", max=512)}};
                     by default the batch varies, and the sequence of integer inputs
-    target          what it is built for: "cpu"
+    target          what it is built for: "cpu", "cuda", "tensorrt", "tensorrt-rtx", or several: "cpu,tensorrt-rtx"
+    arch            the GPU architectures of tensorrt-rtx: "sm_89,sm_120"; by default all that it builds for
     verify          "full": PyTorch eager on the user's inputs and on drawn ones at other sizes, padded too;
                     "quick": the user's inputs; "off": nothing, and `load` then refuses the file unless told otherwise
     threads         of a run; by default the least of affinity, cgroup quota and physical cores
@@ -53,6 +61,7 @@ def compile(
     from functools import partial
     from pathlib import Path
 
+    from ingot.backends.targets import check_buildable, split
     from ingot.frontend.source import load_inputs, resolve
     from ingot.pipeline import CompileOptions, compile_source
     from ingot.progress import Silent
@@ -60,12 +69,14 @@ def compile(
     if isinstance(inputs, str | Path):
         inputs = load_inputs(inputs)
     options = CompileOptions(
-        targets=(target,),
+        targets=split(target),
+        archs=() if arch is None else split(arch),
         verify=verify,
         threads=default_threads() if threads is None else threads,
         dynamic_shapes=dynamic_shapes,
         translations=translations or {},
     )
+    check_buildable(options.targets)
     source = resolve(Path(model) if isinstance(model, os.PathLike) else model, inputs)
     # No TemporaryDirectory: that of a forked child would remove the parent's file when the child ends.
     home = Path(tempfile.mkdtemp(prefix="ingot-"))
@@ -81,8 +92,11 @@ def compile(
 
 
 def _opened(path: Path, threads: int, on_close: Callable[[], None]) -> Engine:
-    """The engine just made, its file gone with it."""
+    """The engine just made, on the first of its targets that runs here, its file gone with it."""
     file = EngineFile.open(path)
-    target = file.header.targets[0]
-    session = loader(target.name).load(file, target, threads=threads)
+    checks = check_targets(file.header)
+    check = next((check for check in checks if check.runs), checks[0])
+    target = file.header.target(check.name)
+    assert target is not None
+    session: Session = Absent(check) if check.unmet else loader(target.name).load(file, target, threads=threads)
     return Engine(file, target, session, threads=threads, on_close=on_close)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ingot.backends.contract import BuildOptions, Built
-from ingot.backends.targets import builder, loader
+from ingot.backends.contract import BuildOptions, Built, Session
+from ingot.backends.targets import builder, check_targets
 from ingot.errors import UsageError
-from ingot.file.header import Header, Target, Text
+from ingot.file.header import Header, Text
 from ingot.file.read import EngineFile
 from ingot.file.write import Draft, Part
 from ingot.frontend.export import Exported, export
@@ -37,19 +38,17 @@ from ingot.passes.replace_attention_layout import ReplaceAttentionLayout
 from ingot.passes.replace_cast_like import ReplaceCastLike
 from ingot.passes.replace_split_to_sequence import ReplaceSplitToSequence
 from ingot.progress import Progress, Steps
-from ingot.verify.draw import Case, cases
+from ingot.verify.draw import Case, cases, dim_sizes
 from ingot.verify.locate import Located, locate
 from ingot.verify.reference import Reference, nan_weights, to_numpy
 from ingot.verify.selftest import selftest_part
+from ingot.verify.targets import Held, hold_targets
 from ingot.verify.verify import Accuracy, verify
 from ingot.version import __version__
 
 Verify = Literal["full", "quick", "off"]
 
 VERIFY_MODES: tuple[Verify, ...] = ("full", "quick", "off")
-
-LARGE_BYTES = 256 << 20
-"""Weights from here on are verified without the copy that ONNX Runtime makes of them for speed."""
 
 
 def passes() -> list[Pass]:
@@ -82,17 +81,20 @@ def passes() -> list[Pass]:
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """What the user said. `translations` maps torch operators to functions over onnxscript's opset."""
+    """What the user said.
+
+    `archs` are GPU architectures ("sm_89"); `translations` maps torch operators to functions over onnxscript's opset.
+    """
 
     targets: tuple[str, ...] = ("cpu",)
+    archs: tuple[str, ...] = ()
     verify: Verify = "full"
     threads: int = 1
     dynamic_shapes: Any = None
     translations: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.targets:
-            builder(name)
+        check_targets(self.targets, self.archs)
         if self.verify not in VERIFY_MODES:
             raise UsageError(f"verify is {self.verify!r}", fix=f"one of: {', '.join(VERIFY_MODES)}")
         if not isinstance(self.threads, int) or self.threads < 1:
@@ -121,21 +123,22 @@ def compile_source(source: Source, options: CompileOptions, *, folder: Path, pro
             drawn = _cases(exported, options, seed)
             reference.check_repeats(drawn[0])
             selftest = selftest_part(exported.signature, reference, drawn)
-        with steps.step("build"):
-            built = [builder(name).build(exported.model, BuildOptions(options.threads)) for name in options.targets]
-        with steps.step("write"):
-            header = _header(source, exported, built, options, selftest)
-            draft = Draft(folder, source.name, header, _parts(source, built, selftest))
-        try:
-            with steps.step("verify"):
-                accuracy = _verify(draft, exported, reference, drawn, options, seed, progress)
-            record = _record(source, exported, accuracy, seed)
-            record["passes"] = [asdict(report) for report in reports]
-            record["steps"] = steps.taken
-            draft.finish(record)
-        except BaseException:
-            draft.discard()
-            raise
+        with tempfile.TemporaryDirectory(prefix=".ingot-build-", dir=folder) as scratch:
+            with steps.step("build"):
+                built = [_build(name, exported, options, Path(scratch), progress) for name in options.targets]
+            with steps.step("write"):
+                header = _header(source, exported, built, options, selftest)
+                draft = Draft(folder, source.name, header, _parts(source, built, selftest))
+            try:
+                with steps.step("verify"):
+                    held = _verify(draft, built, exported, reference, drawn, options, seed, progress)
+                record = _record(source, exported, built, held, seed)
+                record["passes"] = [asdict(report) for report in reports]
+                record["steps"] = steps.taken
+                draft.finish(record)
+            except BaseException:
+                draft.discard()
+                raise
     return draft
 
 
@@ -155,53 +158,46 @@ def _cases(exported: Exported, options: CompileOptions, seed: int) -> list[Case]
     return cases(exported.signature, examples, seed=seed, mode=mode)
 
 
+def _build(name: str, exported: Exported, options: CompileOptions, folder: Path, progress: Progress) -> Built:
+    home = folder / name
+    home.mkdir()
+    known = builder(name).archs
+    return builder(name).build(
+        exported.model,
+        BuildOptions(
+            threads=options.threads,
+            folder=home,
+            signature=exported.signature,
+            sizes=dim_sizes(exported.signature, [to_numpy(tensor) for tensor in exported.examples]),
+            archs=tuple(arch for arch in options.archs if arch in known),
+            progress=lambda detail: progress.detail(f"{name}: {detail}"),
+        ),
+    )
+
+
 def _verify(
     draft: Draft,
+    built: Sequence[Built],
     exported: Exported,
     reference: Reference,
     drawn: Sequence[Case],
     options: CompileOptions,
     seed: int,
     progress: Progress,
-) -> dict[str, Accuracy]:
-    """Each target that runs here, loaded from the very file that is to be published."""
+) -> list[Held]:
+    """Each target, from the very file that is to be published."""
     if options.verify == "off":
-        return {}
+        return []
 
     def find(case: Case, expected: Sequence[Any]) -> Located | None:
         progress.detail("looking for the first node that is wrong")
         return locate(exported, exported.model, case, expected)
 
-    accuracy = {}
+    def measure(session: Session, tell: Callable[[str], None]) -> Accuracy:
+        return verify(session, reference, drawn, signature=exported.signature, seed=seed, locate=find, progress=tell)
+
     with EngineFile.open(draft.path) as file:
-        for target in file.header.targets:
-            lean = _lean(target, file.header)
-            if lean is not target:
-                exported.notes.append(
-                    f"{target.name} was verified without the copy of the weights that it packs at load"
-                )
-            session = loader(target.name).load(file, lean, threads=options.threads)
-            try:
-                accuracy[target.name] = verify(
-                    session,
-                    reference,
-                    drawn,
-                    signature=exported.signature,
-                    seed=seed,
-                    locate=find,
-                    progress=progress.detail,
-                )
-            finally:
-                session.close()
-    return accuracy
-
-
-def _lean(target: Target, header: Header) -> Target:
-    weights = header.members.get(target.members.get("weights", ""))
-    if weights is None or weights.size_bytes < LARGE_BYTES:
-        return target
-    config = {**target.options.get("config", {}), "session.disable_prepacking": "1"}
-    return target._replace(options={**target.options, "config": config})
+        return hold_targets(file, built, measure, threads=options.threads, progress=progress.detail)
 
 
 def _header(
@@ -242,7 +238,9 @@ def _versions() -> dict[str, str]:
     return {"ingot": __version__, **{name: version(name).partition("+")[0] for name in ("torch", "onnx-ir")}}
 
 
-def _record(source: Source, exported: Exported, accuracy: Mapping[str, Accuracy], seed: int) -> dict[str, Any]:
+def _record(
+    source: Source, exported: Exported, built: Sequence[Built], held: Sequence[Held], seed: int
+) -> dict[str, Any]:
     tensors = list(source.module.parameters())
     nan = nan_weights(source.module)
     warnings = [*source.warnings]
@@ -255,7 +253,9 @@ def _record(source: Source, exported: Exported, accuracy: Mapping[str, Accuracy]
             "parameters": sum(tensor.numel() for tensor in tensors),
             "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         },
-        "accuracy": next((item.to_json() for item in accuracy.values()), None),
+        "accuracy": held[0].accuracy.to_json() if held else None,
+        "held": [item.to_json() for item in held],
+        "builds": {each.target.name: dict(each.notes) for each in built},
         "seed": seed,
         "notes": list(exported.notes),
         "warnings": warnings,

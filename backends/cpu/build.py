@@ -44,6 +44,7 @@ class CpuBuilder:
     """The compile side of the target `cpu`."""
 
     name = "cpu"
+    archs = ()
 
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         """By the kernels that the installed ONNX Runtime lists, for the node's operator set and first input's dtype."""

@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ingot.backends.needs import ONE_RUNTIME, unmet
 from ingot.errors import EngineError, FormatError, RequirementError
 from ingot.file.header import Target
-from ingot.installed import in_range, installed_version
-from ingot.machine import Machine, Unmet
+from ingot.machine import Machine, Unmet, this_machine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,6 @@ LOCATION_BYTES = 300
 LOCATION = b"./" * (LOCATION_BYTES // 2)
 """Where the graph says that its weights lie. ONNX Runtime opens external data by file name, and an engine file may be
 renamed: at load these bytes are overwritten in place by the real name, padded in front to the same length."""
-
-INSTALL = "pip install 'ingot-compiler[cpu]'"
-
-ONE_RUNTIME = f"pip uninstall -y onnxruntime onnxruntime-gpu && {INSTALL}"
 
 OPTIMIZATIONS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -54,33 +50,24 @@ class CpuLoader:
 
     name = "cpu"
     needs: Mapping[str, str] = {"onnxruntime": ">=1.31"}
+    build_needs: Mapping[str, str] = needs
 
     def unmet(self, target: Target, machine: Machine) -> list[Unmet]:
         """From names of folders and /proc alone; ONNX Runtime is not imported."""
-        found: list[Unmet] = []
-        for need, wanted in target.needs.items():
-            if need == "onnxruntime":
-                found += _unmet_runtime(wanted)
-            elif need == "arch":
-                if machine.arch not in wanted.split(","):
-                    found.append(Unmet(f"a processor of {wanted}", machine.arch, f"compile on {wanted}"))
-            elif need == "features":
-                lacking = [feature for feature in wanted.split(",") if feature not in machine.features]
-                if lacking:
-                    what = f"the processor features {', '.join(lacking)}"
-                    found.append(Unmet(what, f"{machine.arch} without", "another machine, or compile on this one"))
-            else:
-                found.append(Unmet(f"{need} {wanted}", "an older Ingot", "pip install --upgrade ingot-compiler"))
-        return found
+        return unmet(target, machine)
 
     def load(self, file: EngineFile, target: Target, *, threads: int) -> CpuSession:
         """Raises RequirementError where ONNX Runtime is missing or double, EngineError where it refuses the graph."""
-        if unmet := _unmet_runtime(""):
-            raise RequirementError(f"target cpu needs {unmet[0].requirement}, found {unmet[0].found}", fix=unmet[0].fix)
+        if lacking := unmet(Target("cpu", {}, {"onnxruntime": ""}), this_machine()):
+            raise RequirementError(
+                f"target cpu needs {lacking[0].requirement}, found {lacking[0].found}", fix=lacking[0].fix
+            )
         try:
             import onnxruntime
         except ImportError as error:
-            raise RequirementError(f"onnxruntime does not import: {error}", fix=ONE_RUNTIME) from error
+            raise RequirementError(
+                f"onnxruntime does not import: {error}", fix=ONE_RUNTIME.format(extra="cpu")
+            ) from error
         graph = file.read(_member(target, "graph"))
         folder, name = os.path.split(file.real_path)
         chosen = _checked_options(target)
@@ -190,19 +177,6 @@ if hasattr(os, "register_at_fork"):
 
 def _closed(outputs: object, feeds: object, options: object) -> Any:
     raise EngineError("the engine was closed", fix="ingot.load(path) opens it again")
-
-
-def _unmet_runtime(wanted: str) -> list[Unmet]:
-    cpu, gpu = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
-    if cpu and gpu:
-        return [Unmet("one onnxruntime", f"onnxruntime {cpu} and onnxruntime-gpu {gpu} in one place", ONE_RUNTIME)]
-    version = cpu or gpu
-    if version is None:
-        return [Unmet(f"onnxruntime {wanted}".strip(), "none", INSTALL)]
-    if wanted and not in_range(version, wanted):
-        which = "onnxruntime" if cpu else "onnxruntime-gpu"
-        return [Unmet(f"onnxruntime {wanted}", version, f"pip install '{which}{wanted}'")]
-    return []
 
 
 def _session_options(onnxruntime: Any, chosen: _Options, threads: int) -> Any:

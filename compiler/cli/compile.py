@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
-from ingot.backends.targets import loader
+from ingot.backends.targets import check_buildable, check_targets, split
 from ingot.cli.table import print_json
-from ingot.errors import UsageError
 from ingot.file import atomic
+from ingot.file.read import EngineFile
 from ingot.frontend.shapes import parse_shapes
 from ingot.machine import default_threads
+from ingot.runtime import check
+from ingot.runtime.report import Report
 
 
 @click.command("compile")
@@ -29,6 +31,11 @@ from ingot.machine import default_threads
 )
 @click.option("--inputs", type=click.Path(path_type=Path), metavar="FILE.npz", help="Example inputs by name.")
 @click.option("--target", default="cpu", show_default=True, help="What the engine is built for; several: cpu,NAME.")
+@click.option(
+    "--arch",
+    metavar="NAMES",
+    help="GPU architectures of tensorrt-rtx: sm_89,sm_120.  [default: all that it builds for]",
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of a run while verifying.")
 @click.option(
     "--verify",
@@ -50,6 +57,7 @@ def command(
     shapes: tuple[str, ...],
     inputs: Path | None,
     target: str,
+    arch: str | None,
     threads: int | None,
     verify: Any,
     translations: str | None,
@@ -64,7 +72,9 @@ def command(
     # Minutes of compiling must not end at a folder that is not there.
     if output is not None:
         atomic.destination(output)
-    targets = _targets(target)
+    targets, archs = split(target), split(arch) if arch else ()
+    check_targets(targets, archs)
+    check_buildable(targets)
     declared = parse_shapes(shapes) if shapes else None
     show = Shown(silent=quiet or as_json)
     show.begin("read the model")
@@ -75,10 +85,10 @@ def command(
     from ingot.frontend.declare import declare_shapes
     from ingot.frontend.python_object import import_name
     from ingot.pipeline import CompileOptions, compile_source
-    from ingot.runtime.open import open_engine
 
     options = CompileOptions(
         targets=targets,
+        archs=archs,
         verify=verify,
         threads=threads or default_threads(),
         translations=import_name(translations) if translations else {},
@@ -92,22 +102,14 @@ def command(
     show.end()
     if quiet:
         return
-    with open_engine(path, allow_unverified=True) as engine:
-        if as_json:
-            print_json(dict(engine.report))
-        else:
-            click.echo(str(engine.report))
-            click.echo(f"\nwritten to {path}; next: ingot run {path}")
-
-
-def _targets(text: str) -> tuple[str, ...]:
-    """The names, each of a target that there is. Raises UsageError."""
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        loader(name)
-    if len(set(names)) < len(names):
-        raise UsageError(f"--target {text} names a target twice", fix=f"--target {','.join(dict.fromkeys(names))}")
-    return names
+    with EngineFile.open(path) as file:
+        report = Report(file.header, file.record(), size_bytes=path.stat().st_size)
+        runs = any(target.runs for target in check.check_targets(file.header))
+    if as_json:
+        print_json(dict(report))
+    else:
+        click.echo(str(report))
+        click.echo(f"\nwritten to {path}; next: ingot {'run' if runs else 'inspect'} {path}")
 
 
 class Shown:

@@ -12,15 +12,20 @@ import click
 
 from ingot.backends.targets import TARGETS, builder, loader
 from ingot.cli.table import print_json, print_table
+from ingot.cuda_driver import this_driver
 from ingot.errors import RequirementError
 from ingot.file.header import Target
 from ingot.installed import installed_version
 from ingot.machine import cpu_model, default_threads, this_machine, thread_limits
+from ingot.runtime.report import size_text
 from ingot.version import __version__
 
-RUNTIME = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers")
+RUNTIME = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tokenizers")
 
 COMPILER = ("torch", "onnx", "onnx-ir", "onnxscript")
+
+TENSORRT = ("onnx-graphsurgeon", "polygraphy", "triton")
+"""What building for TensorRT adds to the compiler."""
 
 FOLDERS = ("transformers", "safetensors")
 """What a Hugging Face folder needs beyond the compiler."""
@@ -44,16 +49,24 @@ def command(coverage: str | None, as_json: bool) -> None:
     click.echo(f"ingot {data['ingot']}, Python {data['python']}, {data['system']} {data['arch']}")
     click.echo(f"processor  {data['cpu']}: {', '.join(data['features']) or 'no features known'}")
     reasons = ", ".join(f"{why} {count}" for why, count in data["threads"]["limits"].items())
+    click.echo(f"gpu        {_gpu_text(data['gpu'])}")
     click.echo(f"threads    {data['threads']['chosen']} ({reasons})")
     click.echo("\ninstalled")
     print_table([(name, version or "-") for name, version in data["installed"].items()], indent="  ")
     click.echo("\ntargets")
     for name, target in data["targets"].items():
         for side in ("run", "build"):
-            click.echo(f"  {name:<6} {side:<6} {'yes' if target[side]['works'] else 'no'}")
+            click.echo(f"  {name:<12} {side:<6} {'yes' if target[side]['works'] else 'no'}")
             for missing in target[side]["missing"]:
-                click.echo(f"                needs {missing['requirement']}, found {missing['found']}")
-                click.echo(f"                try:  {missing['fix']}")
+                click.echo(f"                      needs {missing['requirement']}, found {missing['found']}")
+                click.echo(f"                      try:  {missing['fix']}")
+
+
+def _gpu_text(gpu: Mapping[str, Any]) -> str:
+    if not gpu["gpus"]:
+        return str(gpu["problem"])
+    names = (f"{each['name']} ({each['arch']}, {size_text(each['memory_bytes'])})" for each in gpu["gpus"])
+    return f"{', '.join(names)}; the driver takes CUDA {gpu['cuda']}"
 
 
 def _print_coverage(target: str, as_json: bool) -> None:
@@ -75,7 +88,7 @@ def _print_coverage(target: str, as_json: bool) -> None:
 def environment() -> dict[str, Any]:
     """What the command prints, as data."""
     machine = this_machine()
-    installed = {name: installed_version(name) for name in (*RUNTIME, *COMPILER, *FOLDERS)}
+    installed = {name: installed_version(name) for name in (*RUNTIME, *COMPILER, *TENSORRT, *FOLDERS)}
     return {
         "ingot": __version__,
         "python": platform.python_version(),
@@ -83,10 +96,17 @@ def environment() -> dict[str, Any]:
         "arch": machine.arch,
         "cpu": cpu_model(),
         "features": sorted(f for f in machine.features if f in _TOLD or f.startswith(_TOLD_PREFIXES)),
+        "gpu": _gpu(),
         "threads": {"chosen": default_threads(), "limits": _limits()},
         "installed": installed,
         "targets": {name: _target(name, installed) for name in TARGETS},
     }
+
+
+def _gpu() -> dict[str, Any]:
+    driver = this_driver()
+    gpus = [{"name": gpu.name, "arch": gpu.arch, "memory_bytes": gpu.memory_bytes} for gpu in driver.gpus]
+    return {"cuda": driver.cuda, "gpus": gpus, "problem": driver.problem}
 
 
 def _limits() -> dict[str, int]:
@@ -96,10 +116,14 @@ def _limits() -> dict[str, int]:
 
 def _target(name: str, installed: Mapping[str, str | None]) -> dict[str, Any]:
     backend = loader(name)
-    unmet = backend.unmet(Target(name, {}, backend.needs), this_machine())
-    run = [{"requirement": item.requirement, "found": item.found, "fix": item.fix} for item in unmet]
+    run, build = (
+        [
+            {"requirement": item.requirement, "found": item.found, "fix": item.fix}
+            for item in backend.unmet(Target(name, {}, needs), this_machine())
+        ]
+        for needs in (backend.needs, backend.build_needs)
+    )
     lacking = [package for package in COMPILER if installed[package] is None]
-    build = list(run)
     if lacking:
         fix = "pip install 'ingot-compiler[compile]'"
         build.append({"requirement": ", ".join(lacking), "found": "none", "fix": fix})

@@ -46,6 +46,7 @@ class Report(Mapping[str, Any]):
             ("targets", ", ".join(self["targets"])),
             ("size", self._size()),
             ("accuracy", self._accuracy()),
+            ("held", self._held()),
             ("graph", self._graph()),
             ("compiled in", self._time()),
             ("written by", ", ".join(f"{name} {version}" for name, version in self["versions"].items())),
@@ -74,6 +75,20 @@ class Report(Mapping[str, Any]):
             lines[0] += f" on {len(cases)} cases"
         for output in outputs:
             lines.append(f"{output.get('name')}: {_decibels(output)}")
+        return "\n".join(lines)
+
+    def _held(self) -> str:
+        """What of each target was held to the model, where the table above cannot say it: several, or none that ran."""
+        held = [_dict(item) for item in _list(self.get("held"))]
+        if len(held) < 2 and all(item.get("ran") for item in held):
+            return ""
+        lines = [f"{item.get('target')}: {item.get('what')}, {_decibels(_dict(item.get('worst')))}" for item in held]
+        ran = {item.get("target") for item in held if item.get("ran")}
+        lines += [
+            f"{name} has not run on a GPU yet: it is held to its self-test when it is first loaded on one"
+            for name in dict.fromkeys(item.get("target") for item in held)
+            if name not in ran
+        ]
         return "\n".join(lines)
 
     def _graph(self) -> str:

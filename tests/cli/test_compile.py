@@ -107,7 +107,7 @@ def test_example_inputs_and_shapes_from_the_command_line(folder: Path) -> None:
         (["{}:with_inputs", "-o", "."], 2, "is a folder"),
         (["nothing-here", "-o", "/dev/null"], 2, "device, pipe or socket"),
         (["nothing-here", "-o", "no such/m.ingot"], 2, "mkdir -p 'no such'"),
-        (["{}:with_inputs", "--target", "cpu, cpu"], 2, "names a target twice"),
+        (["{}:with_inputs", "--target", "cpu, cpu"], 2, "a target is named twice"),
         (["{}:with_inputs", "--target", "toaster"], 2, "no target 'toaster'"),
         (["{}:with_inputs", "--shape", "x=batch,3", "--shape", "y=n"], 2, "'y'"),
         (["{}:with_inputs", "--inputs", "none.npz"], 2, "there is no file 'none.npz'"),

@@ -1,0 +1,1 @@
+"""The target `cuda`: ONNX Runtime's CUDA provider."""

@@ -1,0 +1,1 @@
+"""What the targets that run on ONNX Runtime share."""

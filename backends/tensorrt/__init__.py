@@ -1,0 +1,1 @@
+"""The target `tensorrt`, and all that it shares with `tensorrt-rtx`."""

@@ -1,0 +1,68 @@
+"""The CUDA driver through ctypes: which GPUs this machine has. No CUDA package is needed, and none is imported."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any, NamedTuple
+
+_ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR = 75, 76
+
+
+class Gpu(NamedTuple):
+    """One device in the driver's order; `arch` as in "sm_89"."""
+
+    index: int
+    name: str
+    arch: str
+    memory_bytes: int
+
+
+class Driver(NamedTuple):
+    """What the driver says: the newest CUDA that it takes ("13.0"), its devices, and why there are none."""
+
+    cuda: str | None
+    gpus: tuple[Gpu, ...]
+    problem: str | None
+
+
+@cache
+def this_driver() -> Driver:
+    """Asked once: starting the driver takes tenths of a second where there is one."""
+    return probe(open_library())
+
+
+def open_library() -> Any:
+    """The driver's library, or None where it is not installed."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+
+
+def probe(library: Any) -> Driver:
+    """`library` is what open_library gives."""
+    if library is None:
+        return Driver(None, (), "no NVIDIA driver")
+    version = ctypes.c_int()
+    if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return Driver(None, (), "an NVIDIA driver that does not tell its version")
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    status = library.cuInit(0)
+    if status != 0:
+        return Driver(cuda, (), f"an NVIDIA driver that does not start (cuInit gives error {status})")
+    count = ctypes.c_int()
+    if library.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return Driver(cuda, (), "an NVIDIA driver without a GPU")
+    return Driver(cuda, tuple(_gpu(library, index) for index in range(count.value)), None)
+
+
+def _gpu(library: Any, index: int) -> Gpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    memory, name = ctypes.c_size_t(), ctypes.create_string_buffer(256)
+    library.cuDeviceGet(ctypes.byref(device), index)
+    library.cuDeviceGetAttribute(ctypes.byref(major), _ATTRIBUTE_MAJOR, device)
+    library.cuDeviceGetAttribute(ctypes.byref(minor), _ATTRIBUTE_MINOR, device)
+    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    library.cuDeviceGetName(name, len(name), device)
+    return Gpu(index, name.value.decode(errors="replace"), f"sm_{major.value}{minor.value}", memory.value)

@@ -1,0 +1,27 @@
+"""Stands where a session would, in an engine that was compiled for other machines than this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ingot.errors import RequirementError
+from ingot.runtime.check import TargetCheck
+
+
+class Absent:
+    """A session that says what this machine lacks."""
+
+    def __init__(self, check: TargetCheck) -> None:
+        self._check = check
+
+    def run(self, inputs: Sequence[Any]) -> NoReturn:
+        """Raises RequirementError."""
+        reasons = "".join(f"\n  target {self._check.name}: {unmet}" for unmet in self._check.unmet)
+        raise RequirementError(
+            f"the engine was compiled for another machine than this one{reasons}",
+            fix="engine.save(path), and ingot.load(path) there; target='cpu,…' compiles one for here too",
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""

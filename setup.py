@@ -18,7 +18,7 @@ ROOTS = {
 }
 
 CPU = ["onnxruntime>=1.31,<1.32"]
-CUDA = ["onnxruntime-gpu>=1.31,<1.32"]
+CUDA = ["onnxruntime-gpu[cuda,cudnn]>=1.31,<1.32"]
 TEXT = ["tokenizers>=0.22,<1"]
 TENSORRT = ["tensorrt>=11.4,<12"]
 TENSORRT_RTX = ["tensorrt-rtx>=1.7,<1.8"]
@@ -63,16 +63,18 @@ setup(
         "ingot.backends.tensorrt",
         "ingot.backends.tensorrt_rtx",
         "ingot.cli",
+        "ingot.device",
         "ingot.file",
         "ingot.frontend",
         "ingot.ir",
         "ingot.models",
         "ingot.passes",
         "ingot.plugins",
+        "ingot.plugins.skip_norm",
         "ingot.runtime",
         "ingot.verify",
     ],
-    package_data={"ingot": ["py.typed"]},
+    package_data={"ingot": ["py.typed"], "ingot.backends.cuda": ["kernels.txt"]},
     install_requires=["click>=8.2,<9", "numpy>=2.0,<3"],
     extras_require={
         "cpu": CPU,

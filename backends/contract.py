@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ingot.errors import BuildError
 from ingot.file.header import Target
 from ingot.machine import Machine, Unmet
 
@@ -57,6 +58,7 @@ def _silent(detail: str) -> None:
 class BuildOptions:
     """What a build may depend on besides the graph.
 
+    name       the model's, for files that a failed build leaves to look at
     folder     an empty folder for what is on its way to the engine file; the caller removes it once that is written
     signature  the inputs and outputs, and the bounds of their dims
     sizes      the dims' sizes in the example call: what a target that tunes for one size tunes for
@@ -67,9 +69,14 @@ class BuildOptions:
     threads: int
     folder: Path
     signature: Signature
+    name: str = "model"
     sizes: Mapping[str, int] = field(default_factory=dict)
     archs: tuple[str, ...] = ()
     progress: Callable[[str], None] = _silent
+
+
+class UnprovenError(BuildError):
+    """A proof that cannot be had for this model; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class Proof:
     """What is held to eager where the built thing itself cannot run on this machine.
 
     `what` says so in the report: "the lowered graph, on ONNX Runtime". The session of `open` takes and gives what the
-    target's own would.
+    target's own would. Opening or running it raises UnprovenError where it turns out that it shows nothing of this model.
     """
 
     what: str

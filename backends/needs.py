@@ -63,11 +63,12 @@ def _onnxruntime_gpu(wanted: str, machine: Machine) -> list[Unmet]:
 def _package(distribution: str, extra: str) -> Callable[[str, Machine], list[Unmet]]:
     def judge(wanted: str, machine: Machine) -> list[Unmet]:
         version = installed_version(distribution)
-        if version is None:
-            return [Unmet(f"{distribution} {wanted}".strip(), "none", f"pip install 'ingot-compiler[{extra}]'")]
-        if wanted and not in_range(version, wanted):
-            return [Unmet(f"{distribution} {wanted}", version, f"pip install '{distribution}{wanted}'")]
-        return []
+        if version is not None and (not wanted or in_range(version, wanted)):
+            return []
+        # The extra brings a version of its own choice, which a need for one version would not be met by.
+        by_extra = version is None and not wanted.startswith("==")
+        fix = f"pip install 'ingot-compiler[{extra}]'" if by_extra else f"pip install '{distribution}{wanted}'"
+        return [Unmet(f"{distribution} {wanted}".strip(), version or "none", fix)]
 
     return judge
 
@@ -82,7 +83,8 @@ def _gpu(wanted: str, machine: Machine) -> list[Unmet]:
         return []
     have = dict.fromkeys(gpu.arch for gpu in driver.gpus)
     names = ", ".join(f"{gpu.name} ({gpu.arch})" for gpu in driver.gpus)
-    return [Unmet(what, names, f"ingot compile MODEL --arch {','.join([*wanted.split(','), *have])}")]
+    fix = f"ingot compile MODEL --arch {','.join([*wanted.split(','), *have])}, or --target cuda, which takes any"
+    return [Unmet(what, names, fix)]
 
 
 def _cuda(wanted: str, machine: Machine) -> list[Unmet]:
@@ -90,7 +92,8 @@ def _cuda(wanted: str, machine: Machine) -> list[Unmet]:
     if driver.cuda is None or in_range(driver.cuda, wanted):
         # Without a driver, the need "gpu" says so.
         return []
-    return [Unmet(f"a driver for CUDA {wanted}", f"one for CUDA {driver.cuda}", "a newer NVIDIA driver")]
+    fix = "a newer NVIDIA driver; nvidia-smi shows the CUDA that this one is for"
+    return [Unmet(f"a driver for CUDA {wanted}", f"one for CUDA {driver.cuda}", fix)]
 
 
 _JUDGES: Mapping[str, Callable[[str, Machine], list[Unmet]]] = {

@@ -52,14 +52,18 @@ def check_targets(names: Sequence[str], archs: Sequence[str] = ()) -> None:
             )
 
 
+EMIT = "--emit DIR writes what another machine needs to finish the build"
+
+
 def check_buildable(names: Sequence[str]) -> None:
     """Raises RequirementError where this machine lacks what building one of the targets takes."""
     for name in names:
         backend = loader(name)
-        for lacking in backend.unmet(Target(name, {}, backend.build_needs), this_machine()):
-            raise RequirementError(
-                f"building target {name} needs {lacking.requirement}, found {lacking.found}", fix=lacking.fix
-            )
+        lacking = backend.unmet(Target(name, {}, backend.build_needs), this_machine())
+        if lacking:
+            needs = "".join(f"\n  {each.requirement}, found {each.found}" for each in lacking)
+            fixes = [each.fix for each in lacking[:1]] + ([EMIT] if name == "tensorrt" else [])
+            raise RequirementError(f"building target {name} needs{needs}", fix="; or ".join(fixes))
 
 
 def _home(name: str) -> str:

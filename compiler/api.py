@@ -47,7 +47,7 @@ def compile(
     dynamic_shapes  torch.export's form, names as strings too: {"x": {0: "batch", 1: Dim("sequence", max=512)}};
                     by default the batch varies, and the sequence of integer inputs
     target          what it is built for: "cpu", "cuda", "tensorrt", "tensorrt-rtx", or several: "cpu,tensorrt-rtx"
-    arch            the GPU architectures of tensorrt-rtx: "sm_89,sm_120"; by default all that it builds for
+    arch            the GPU architectures to build for: "sm_89,sm_120"; by default this machine's
     verify          "full": PyTorch eager on the user's inputs and on drawn ones at other sizes, padded too;
                     "quick": the user's inputs; "off": nothing, and `load` then refuses the file unless told otherwise
     threads         of a run; by default the least of affinity, cgroup quota and physical cores

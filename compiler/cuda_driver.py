@@ -10,9 +10,9 @@ _ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR = 75, 76
 
 
 class Gpu(NamedTuple):
-    """One device in the driver's order; `arch` as in "sm_89"."""
+    """One device, by its number in the driver's order; `arch` as in "sm_89"."""
 
-    index: int
+    number: int
     name: str
     arch: str
     memory_bytes: int
@@ -50,11 +50,19 @@ def probe(library: Any) -> Driver:
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
     status = library.cuInit(0)
     if status != 0:
-        return Driver(cuda, (), f"an NVIDIA driver that does not start (cuInit gives error {status})")
+        return Driver(cuda, (), f"an NVIDIA driver that does not start: {_words(status)}")
     count = ctypes.c_int()
-    if library.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return Driver(cuda, (), "an NVIDIA driver without a GPU")
+    status = library.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value == 0:
+        return Driver(cuda, (), f"an NVIDIA driver without a GPU{f': {_words(status)}' if status else ''}")
     return Driver(cuda, tuple(_gpu(library, index) for index in range(count.value)), None)
+
+
+def _words(status: int) -> str:
+    # Only a machine whose driver fails pays for the table.
+    from ingot.device.errors import words
+
+    return words(status)
 
 
 def _gpu(library: Any, index: int) -> Gpu:

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from operator import eq, ge, gt, le, lt, ne
 
 from ingot.errors import FormatError
@@ -33,15 +34,28 @@ def installed_version(distribution: str) -> str | None:
     wanted = _normal(distribution)
     for folder in sys.path:
         try:
-            names = os.listdir(folder or ".")
+            changed = os.stat(folder or ".").st_mtime_ns
+            found = _listed(folder or ".", changed).get(wanted)
         except OSError:
             continue
-        for name in names:
-            if name.endswith((".dist-info", ".egg-info")) and _normal(name[: len(wanted)]) == wanted:
-                found = re.match(r"-(\d[^-]*?)(?:-py[\d.]+)?\.(?:dist|egg)-info$", name[len(wanted) :])
-                if found:
-                    return found.group(1)
+        if found is not None:
+            return found
     return _version_by_metadata(distribution)
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: str, changed: int) -> dict[str, str]:
+    """The version of every distribution whose metadata lies in a folder that was `changed` then."""
+    found: dict[str, str] = {}
+    for name in os.listdir(folder):
+        stem, dot, kind = name.rpartition(".")
+        if dot and kind in ("dist-info", "egg-info"):
+            # "name-1.2" or "name-1.2-py3.11": the version is the first part behind the name that begins with a digit.
+            parts = stem.split("-")
+            place = next((place for place, part in enumerate(parts) if place and part[:1].isdigit()), None)
+            if place is not None:
+                found.setdefault(_normal("-".join(parts[:place])), parts[place])
+    return found
 
 
 def in_range(version: str, range_: str) -> bool:

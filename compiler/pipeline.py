@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx_ir as ir
+
 from ingot.backends.contract import BuildOptions, Built, Session
+from ingot.backends.onnxruntime.pack import WEIGHTS
 from ingot.backends.targets import builder, check_targets
 from ingot.errors import UsageError
 from ingot.file.header import Header, Text
@@ -21,8 +24,9 @@ from ingot.frontend.source import Source, TextSource
 from ingot.frontend.structure import evaluating
 from ingot.ir.dump import readable
 from ingot.machine import cpu_model, this_machine
-from ingot.passes.contract import Pass, run_passes
+from ingot.passes.contract import Pass, PassReport, run_passes
 from ingot.passes.drop_identity import DropIdentity
+from ingot.passes.drop_open_mask import DropOpenMask
 from ingot.passes.drop_unused import DropUnused
 from ingot.passes.fold_constants import FoldConstants
 from ingot.passes.fold_reshape_targets import FoldReshapeTargets
@@ -35,6 +39,7 @@ from ingot.passes.inline_functions import InlineFunctions
 from ingot.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from ingot.passes.merge_initializers import MergeInitializers
 from ingot.passes.replace_attention_layout import ReplaceAttentionLayout
+from ingot.passes.replace_cache_scatter import ReplaceCacheScatter
 from ingot.passes.replace_cast_like import ReplaceCastLike
 from ingot.passes.replace_split_to_sequence import ReplaceSplitToSequence
 from ingot.progress import Progress, Steps
@@ -42,7 +47,7 @@ from ingot.verify.draw import Case, cases, dim_sizes
 from ingot.verify.locate import Located, locate
 from ingot.verify.reference import Reference, nan_weights, to_numpy
 from ingot.verify.selftest import selftest_part
-from ingot.verify.targets import Held, hold_targets
+from ingot.verify.targets import Holding, hold_targets
 from ingot.verify.verify import Accuracy, verify
 from ingot.version import __version__
 
@@ -74,6 +79,8 @@ def passes() -> list[Pass]:
         MergeCommonSubexpressions(),
         DropUnused(),
         # attention
+        ReplaceCacheScatter(),  # after FuseTransposes: the cache is moved back and forth by one Transpose each
+        DropOpenMask(),
         ReplaceAttentionLayout(),
         DropUnused(),
     ]
@@ -106,40 +113,72 @@ class CompileOptions:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A model as every target begins with it: its graph after the passes, and what eager gives on drawn inputs."""
+
+    source: Source
+    options: CompileOptions
+    steps: Steps
+    exported: Exported
+    reports: Sequence[PassReport]
+    reference: Reference
+    cases: Sequence[Case]
+    selftest: Part | None
+    seed: int
+
+    def measure(self, session: Session, tell: Callable[[str], None]) -> Accuracy:
+        """Holds a session to eager, and says where the error begins. Raises VerificationError."""
+        return verify(
+            session,
+            self.reference,
+            self.cases,
+            signature=self.exported.signature,
+            seed=self.seed,
+            locate=self._locate,
+            progress=tell,
+        )
+
+    def _locate(self, case: Case, expected: Sequence[Any]) -> Located | None:
+        self.steps.progress.detail("looking for the first node that is wrong")
+        return locate(self.exported, self.exported.model, case, expected)
+
+
 def compile_source(source: Source, options: CompileOptions, *, folder: Path, progress: Progress) -> Draft:
     """A finished engine file in `folder` that still has its temporary name: publish or discard it.
 
     Raises CompileError where the model cannot become an engine, or the engine does not compute what the model does.
     """
-    steps = Steps(progress)
-    with evaluating(source.module):
-        with steps.step("trace"):
-            exported = export(source, dynamic_shapes=options.dynamic_shapes, translations=options.translations)
-        with steps.step("rewrite"):
-            reports = run_passes(exported.model, passes())
-        with steps.step("reference"):
-            seed = _seed(exported)
-            reference = Reference(source.module, exported.signature, exported.call, seed=seed)
-            drawn = _cases(exported, options, seed)
-            reference.check_repeats(drawn[0])
-            selftest = selftest_part(exported.signature, reference, drawn)
-        with tempfile.TemporaryDirectory(prefix=".ingot-build-", dir=folder) as scratch:
-            with steps.step("build"):
-                built = [_build(name, exported, options, Path(scratch), progress) for name in options.targets]
-            with steps.step("write"):
-                header = _header(source, exported, built, options, selftest)
-                draft = Draft(folder, source.name, header, _parts(source, built, selftest))
-            try:
-                with steps.step("verify"):
-                    held = _verify(draft, built, exported, reference, drawn, options, seed, progress)
-                record = _record(source, exported, built, held, seed)
-                record["passes"] = [asdict(report) for report in reports]
-                record["steps"] = steps.taken
-                draft.finish(record)
-            except BaseException:
-                draft.discard()
-                raise
+    with evaluating(source.module), tempfile.TemporaryDirectory(prefix=".ingot-build-", dir=folder) as scratch:
+        traced = trace(source, options, progress)
+        with traced.steps.step("build"):
+            built = [builder(name).build(*to_build(traced, name, Path(scratch))) for name in options.targets]
+        with traced.steps.step("write"):
+            draft = Draft(folder, source.name, header_of(traced, built), parts_of(traced, built))
+        try:
+            with traced.steps.step("verify"):
+                holding = hold(draft, built, traced)
+            draft.finish(_record(traced, built, holding))
+        except BaseException:
+            draft.discard()
+            raise
     return draft
+
+
+def trace(source: Source, options: CompileOptions, progress: Progress) -> Traced:
+    """Everything that comes before a target: trace, passes, reference. Raises CompileError."""
+    steps = Steps(progress)
+    with steps.step("trace"):
+        exported = export(source, dynamic_shapes=options.dynamic_shapes, translations=options.translations)
+    with steps.step("rewrite"):
+        reports = run_passes(exported.model, passes())
+    with steps.step("reference"):
+        seed = _seed(exported)
+        reference = Reference(source.module, exported.signature, exported.call, seed=seed)
+        drawn = _cases(exported, options, seed)
+        reference.check_repeats(drawn[0])
+        selftest = selftest_part(exported.signature, reference, drawn)
+    return Traced(source, options, steps, exported, reports, reference, drawn, selftest, seed)
 
 
 def _seed(exported: Exported) -> int:
@@ -158,60 +197,43 @@ def _cases(exported: Exported, options: CompileOptions, seed: int) -> list[Case]
     return cases(exported.signature, examples, seed=seed, mode=mode)
 
 
-def _build(name: str, exported: Exported, options: CompileOptions, folder: Path, progress: Progress) -> Built:
-    home = folder / name
+def to_build(traced: Traced, target: str, scratch: Path) -> tuple[ir.Model, BuildOptions]:
+    """What a target's build is given; it has a folder of its own in `scratch`."""
+    home = scratch / target
     home.mkdir()
-    known = builder(name).archs
-    return builder(name).build(
-        exported.model,
-        BuildOptions(
-            threads=options.threads,
-            folder=home,
-            signature=exported.signature,
-            sizes=dim_sizes(exported.signature, [to_numpy(tensor) for tensor in exported.examples]),
-            archs=tuple(arch for arch in options.archs if arch in known),
-            progress=lambda detail: progress.detail(f"{name}: {detail}"),
-        ),
+    exported, known = traced.exported, builder(target).archs
+    return exported.model, BuildOptions(
+        threads=traced.options.threads,
+        name=traced.source.name,
+        folder=home,
+        signature=exported.signature,
+        sizes=dim_sizes(exported.signature, [to_numpy(tensor) for tensor in exported.examples]),
+        archs=tuple(arch for arch in traced.options.archs if arch in known),
+        progress=lambda detail: traced.steps.progress.detail(f"{target}: {detail}"),
     )
 
 
-def _verify(
-    draft: Draft,
-    built: Sequence[Built],
-    exported: Exported,
-    reference: Reference,
-    drawn: Sequence[Case],
-    options: CompileOptions,
-    seed: int,
-    progress: Progress,
-) -> list[Held]:
+def hold(draft: Draft, built: Sequence[Built], traced: Traced) -> Holding:
     """Each target, from the very file that is to be published."""
-    if options.verify == "off":
-        return []
-
-    def find(case: Case, expected: Sequence[Any]) -> Located | None:
-        progress.detail("looking for the first node that is wrong")
-        return locate(exported, exported.model, case, expected)
-
-    def measure(session: Session, tell: Callable[[str], None]) -> Accuracy:
-        return verify(session, reference, drawn, signature=exported.signature, seed=seed, locate=find, progress=tell)
-
+    if traced.options.verify == "off":
+        return Holding()
     with EngineFile.open(draft.path) as file:
-        return hold_targets(file, built, measure, threads=options.threads, progress=progress.detail)
+        return hold_targets(
+            file, built, traced.measure, threads=traced.options.threads, progress=traced.steps.progress.detail
+        )
 
 
-def _header(
-    source: Source, exported: Exported, built: Sequence[Built], options: CompileOptions, selftest: Part | None
-) -> Header:
+def header_of(traced: Traced, built: Sequence[Built]) -> Header:
+    text = traced.source.text
     return Header(
-        name=source.name,
-        signature=exported.signature,
+        name=traced.source.name,
+        signature=traced.exported.signature,
         targets=tuple(each.target for each in built),
-        verification=options.verify,
+        verification=traced.options.verify,
         numerics="fast",
         versions=_versions(),
-        text=None if source.text is None else _text(source.text),
-        selftest=None if selftest is None else selftest.name,
+        text=None if text is None else _text(text),
+        selftest=None if traced.selftest is None else traced.selftest.name,
     )
 
 
@@ -222,14 +244,15 @@ def _text(text: TextSource) -> Text:
 TOKENIZER = "tokenizer.json"
 
 
-def _parts(source: Source, built: Sequence[Built], selftest: Part | None) -> list[Part]:
+def parts_of(traced: Traced, built: Sequence[Built]) -> list[Part]:
     """Members in the order of the file: weights first, for graphs name them by their place; one member for a name."""
-    parts = {part.name: part for each in built for part in each.parts}
-    if source.text is not None:
-        parts[TOKENIZER] = Part.of(TOKENIZER, source.text.tokenizer_json)
-    if selftest is not None:
-        parts[selftest.name] = selftest
-    return list(parts.values())
+    named = {part.name: part for each in built for part in each.parts}
+    parts = [named[name] for name in sorted(named, key=lambda name: name != WEIGHTS)]
+    if traced.source.text is not None:
+        parts.append(Part.of(TOKENIZER, traced.source.text.tokenizer_json))
+    if traced.selftest is not None:
+        parts.append(traced.selftest)
+    return parts
 
 
 def _versions() -> dict[str, str]:
@@ -238,9 +261,8 @@ def _versions() -> dict[str, str]:
     return {"ingot": __version__, **{name: version(name).partition("+")[0] for name in ("torch", "onnx-ir")}}
 
 
-def _record(
-    source: Source, exported: Exported, built: Sequence[Built], held: Sequence[Held], seed: int
-) -> dict[str, Any]:
+def _record(traced: Traced, built: Sequence[Built], holding: Holding) -> dict[str, Any]:
+    source = traced.source
     tensors = list(source.module.parameters())
     nan = nan_weights(source.module)
     warnings = [*source.warnings]
@@ -253,11 +275,14 @@ def _record(
             "parameters": sum(tensor.numel() for tensor in tensors),
             "weights_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         },
-        "accuracy": held[0].accuracy.to_json() if held else None,
-        "held": [item.to_json() for item in held],
+        "accuracy": holding.held[0].accuracy.to_json() if holding.held else None,
+        "held": [item.to_json() for item in holding.held],
+        "unproven": list(holding.unproven),
         "builds": {each.target.name: dict(each.notes) for each in built},
-        "seed": seed,
-        "notes": list(exported.notes),
+        "passes": [asdict(report) for report in traced.reports],
+        "steps": traced.steps.taken,
+        "seed": traced.seed,
+        "notes": list(traced.exported.notes),
         "warnings": warnings,
         "machine": {"cpu": cpu_model(), "arch": machine.arch, "features": sorted(machine.features)},
     }

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from ingot.backends.cpu.load import LOADER, LOCATION
+from ingot.backends.cpu.load import LOADER
+from ingot.backends.onnxruntime.session import LOCATION
 from ingot.file.header import Header, Target, Text
 from ingot.file.write import FIRST_MEMBER_OFFSET, Draft, Part
 from ingot.signature import Dim, Domain, Signature, Tensor

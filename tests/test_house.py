@@ -28,9 +28,15 @@ VAGUE = {"util", "utils", "helper", "helpers", "common", "manager", "misc", "bas
 VERBS = ("fold", "fuse", "replace", "lower", "drop", "pack", "merge", "infer", "inline", "expand")
 
 LAYERS = (
-    ("errors", "version", "signature", "machine", "installed", "progress"),
+    ("errors", "version", "signature", "machine", "installed", "progress", "cuda_driver", "device"),
     ("file",),
-    ("backends", "backends.contract", "backends.targets", "backends.*", "backends.*.load"),
+    (
+        *("backends", "backends.contract", "backends.targets", "backends.*", "backends.*.load", "backends.*.session"),
+        *("backends.tensorrt.flavours", "backends.tensorrt.preload", "backends.tensorrt.plugin_host"),
+        *("backends.tensorrt.plugin_fields", "backends.tensorrt.plugin_kernels"),
+        *("backends.tensorrt.log", "backends.tensorrt.lane", "backends.tensorrt.messages"),
+        *("plugins.declaration", "plugins.declared", "plugins.*.declaration"),
+    ),
     ("runtime",),
     ("ir",),
     ("plugins",),
@@ -38,7 +44,7 @@ LAYERS = (
     ("passes",),
     ("backends.*.build", "backends.*.*"),
     ("verify",),
-    ("pipeline",),
+    ("pipeline", "emit"),
     ("api",),
     ("cli",),
 )

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ingot.backends.needs import ONE_RUNTIME, unmet
-from ingot.errors import EngineError, FormatError, RequirementError
-from ingot.file.header import Target
-from ingot.machine import Machine, Unmet, this_machine
+from ingot.backends.needs import unmet
+from ingot.backends.onnxruntime.session import OrtSession, checked_options, errors_of, import_runtime, make_session
+from ingot.machine import Machine, Unmet
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ingot.file.header import Target
     from ingot.file.read import EngineFile
-
-    Array = np.ndarray[Any, Any]
-
-LOCATION_BYTES = 300
-LOCATION = b"./" * (LOCATION_BYTES // 2)
-"""Where the graph says that its weights lie. ONNX Runtime opens external data by file name, and an engine file may be
-renamed: at load these bytes are overwritten in place by the real name, padded in front to the same length."""
-
-OPTIMIZATIONS = {
-    "disabled": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-
-CONFIG_KEYS = frozenset(
-    {
-        "session.disable_prepacking",
-        "session.dynamic_block_base",
-        "session.inter_op.allow_spinning",
-        "session.intra_op.allow_spinning",
-        "session.set_denormal_as_zero",
-        "session.use_device_allocator_for_initializers",
-    }
-)
-"""What a file may set. Not among them: what names a path or a library, which a file from a stranger must not choose."""
 
 
 class CpuLoader:
@@ -56,195 +25,13 @@ class CpuLoader:
         """From names of folders and /proc alone; ONNX Runtime is not imported."""
         return unmet(target, machine)
 
-    def load(self, file: EngineFile, target: Target, *, threads: int) -> CpuSession:
+    def load(self, file: EngineFile, target: Target, *, threads: int) -> OrtSession:
         """Raises RequirementError where ONNX Runtime is missing or double, EngineError where it refuses the graph."""
-        if lacking := unmet(Target("cpu", {}, {"onnxruntime": ""}), this_machine()):
-            raise RequirementError(
-                f"target cpu needs {lacking[0].requirement}, found {lacking[0].found}", fix=lacking[0].fix
-            )
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise RequirementError(
-                f"onnxruntime does not import: {error}", fix=ONE_RUNTIME.format(extra="cpu")
-            ) from error
-        graph = file.read(_member(target, "graph"))
-        folder, name = os.path.split(file.real_path)
-        chosen = _checked_options(target)
-        options = _session_options(onnxruntime, chosen, threads)
-        try:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        except UnicodeEncodeError as error:
-            raise EngineError(
-                "the engine file lies in a folder whose name is not UTF-8, which ONNX Runtime cannot open",
-                where=repr(folder),
-                fix="move the file",
-            ) from error
-        errors = _errors(onnxruntime)
-        try:
-            session = onnxruntime.InferenceSession(
-                graph.replace(LOCATION, location_of(name)),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=chosen.disabled_optimizers,
-                enable_fallback=0,
-            )
-        except errors as error:
-            raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} refuses the engine's graph: {_said(error)}",
-                where=file.path,
-                fix="ingot check FILE; if that is content, compile the engine again beside this ONNX Runtime",
-            ) from error
-        if not file.in_place():
-            raise EngineError(
-                "the engine file was replaced while it was being loaded", where=file.path, fix="load it again"
-            )
-        inputs = [tensor.name for tensor in file.header.signature.inputs]
-        outputs = [tensor.name for tensor in file.header.signature.outputs]
-        _check_names("inputs", inputs, [value.name for value in session.get_inputs()], file.path)
-        _check_names("outputs", outputs, [value.name for value in session.get_outputs()], file.path)
-        return CpuSession(session, inputs, outputs, errors, threads=threads, path=file.path)
-
-
-class CpuSession:
-    """One ONNX Runtime session. Safe from many threads; not across a fork, which leaves its threads behind."""
-
-    def __init__(
-        self,
-        session: Any,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        errors: tuple[type[BaseException], ...],
-        *,
-        threads: int,
-        path: str,
-    ) -> None:
-        # The Python method around it checks names, which load() has, at 7 µs a run; it is not public, so may be absent.
-        inner = getattr(session, "_sess", None)
-        self._run = session.run if inner is None else inner.run
-        self._inputs = inputs
-        self._outputs = outputs
-        self._errors = errors
-        self._path = path
-        self.forked = False
-        if threads > 1:
-            _pooled.add(self)
-
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        """Raises EngineError where ONNX Runtime gives up (memory, say), or where this process was forked after load."""
-        if self.forked:
-            raise self._left_behind()
-        try:
-            found: list[Array] = self._run(self._outputs, dict(zip(self._inputs, inputs, strict=True)), None)
-        except self._errors as error:
-            raise EngineError(
-                f"ONNX Runtime failed while running: {_said(error)}",
-                where=f"inputs of {', '.join(str(list(array.shape)) for array in inputs)}",
-                fix="a smaller batch, if memory ran out; ingot verify FILE tells whether the engine runs here at all",
-            ) from error
-        return found
-
-    def close(self) -> None:
-        """A run that another thread began goes on to its end; the memory is given back after it."""
-        self._run = _closed
-
-    def _left_behind(self) -> EngineError:
-        return EngineError(
-            "the engine was loaded before this process was forked: its threads stayed in the parent",
-            where=self._path,
-            fix=f"ingot.load({self._path!r}) in the child, or threads=1 in the parent",
-        )
-
-
-def location_of(name: str) -> bytes:
-    """A file's name padded in front to LOCATION_BYTES; "./" and "//" mean nothing in a path."""
-    encoded = os.fsencode(name)
-    missing = LOCATION_BYTES - len(encoded)
-    return b"./" * (missing // 2) + b"/" * (missing % 2) + encoded
-
-
-_pooled: weakref.WeakSet[CpuSession] = weakref.WeakSet()
-
-
-def _mark_forked() -> None:
-    for session in _pooled:
-        session.forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_forked)
-
-
-def _closed(outputs: object, feeds: object, options: object) -> Any:
-    raise EngineError("the engine was closed", fix="ingot.load(path) opens it again")
-
-
-def _session_options(onnxruntime: Any, chosen: _Options, threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATIONS[chosen.optimization])
-    for key, value in chosen.config.items():
-        options.add_session_config_entry(key, value)
-    return options
-
-
-class _Options(NamedTuple):
-    optimization: str
-    config: dict[str, str]
-    disabled_optimizers: list[str]
-
-
-def _checked_options(target: Target) -> _Options:
-    """Raises FormatError where the file's options have another shape than this target's."""
-    level = str(target.options.get("optimization", "basic"))
-    if level not in OPTIMIZATIONS:
-        raise FormatError(f"the header asks for an optimization {level!r:.40}; there are {', '.join(OPTIMIZATIONS)}")
-    config = target.options.get("config", {})
-    if not isinstance(config, dict):
-        raise FormatError(f"the header's config for ONNX Runtime is {config!r:.80}, and must be an object")
-    for key, value in config.items():
-        if key not in CONFIG_KEYS:
-            raise FormatError(f"the header sets {key!r:.80}, which an engine file may not")
-        if not (isinstance(value, str | int) and _is_word(str(value))):
-            raise FormatError(f"the header sets {key} to {value!r:.80}, which is no value of it")
-    disabled = target.options.get("disabled_optimizers", [])
-    if not isinstance(disabled, list) or not all(isinstance(name, str) and _is_word(name) for name in disabled):
-        raise FormatError(f"the header's disabled_optimizers are {disabled!r:.80}, and must be a list of names")
-    return _Options(level, {key: str(value) for key, value in config.items()}, disabled)
-
-
-def _is_word(text: str) -> bool:
-    """What an option may be: ONNX Runtime raises errors of many kinds for texts that are too long or no UTF-8."""
-    return len(text) <= 200 and text.isascii() and text.isprintable()
-
-
-def _member(target: Target, role: str) -> str:
-    if role not in target.members:
-        raise FormatError(f"target {target.name} has no {role}")
-    return target.members[role]
-
-
-def _check_names(side: str, declared: list[str], found: list[str], path: str) -> None:
-    if declared != found:
-        raise FormatError(
-            f"the graph's {side} are {', '.join(found)}, the header declares {', '.join(declared)}", where=path
-        )
-
-
-def _errors(onnxruntime: Any) -> tuple[type[BaseException], ...]:
-    """ONNX Runtime's exceptions, which have no common base, and what its binding raises for a wrong argument."""
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    own: Iterable[Any] = (getattr(state, name) for name in dir(state))
-    raised = [kind for kind in own if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*raised, RuntimeError, ValueError)
-
-
-def _said(error: BaseException) -> str:
-    """The first line without the runtime's own prefix, cut to a length that can be read."""
-    text = str(error).strip().partition("\n")[0]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)[:400]
+        onnxruntime = import_runtime(self.name, "onnxruntime", "cpu")
+        chosen = checked_options(target)
+        session = make_session(onnxruntime, file, target, chosen, threads=threads, providers=["CPUExecutionProvider"])
+        signature, errors = file.header.signature, errors_of(onnxruntime)
+        return OrtSession(session, signature, errors, path=file.path, forks=threads == 1)
 
 
 LOADER = CpuLoader()

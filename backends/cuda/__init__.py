@@ -1,1 +1,1 @@
-"""The target `cuda`: ONNX Runtime's CUDA provider."""
+"""The target `cuda`: ONNX Runtime on an NVIDIA GPU."""

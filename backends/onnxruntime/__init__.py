@@ -1,1 +1,1 @@
-"""What the targets that run on ONNX Runtime share."""
+"""What the targets `cpu` and `cuda` share: ONNX Runtime, a graph for it, and weights beside the graph in one file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from ingot.backends.targets import check_buildable, check_targets, split
 from ingot.cli.table import print_json
+from ingot.errors import UsageError
 from ingot.file import atomic
 from ingot.file.read import EngineFile
 from ingot.frontend.shapes import parse_shapes
@@ -34,7 +36,13 @@ from ingot.runtime.report import Report
 @click.option(
     "--arch",
     metavar="NAMES",
-    help="GPU architectures of tensorrt-rtx: sm_89,sm_120.  [default: all that it builds for]",
+    help="GPU architectures to build for: sm_89,sm_120.  [default: this machine's]",
+)
+@click.option(
+    "--emit",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write what a build for tensorrt needs, and a script that finishes it there; no engine file.",
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of a run while verifying.")
 @click.option(
@@ -58,6 +66,7 @@ def command(
     inputs: Path | None,
     target: str,
     arch: str | None,
+    emit: Path | None,
     threads: int | None,
     verify: Any,
     translations: str | None,
@@ -74,7 +83,10 @@ def command(
         atomic.destination(output)
     targets, archs = split(target), split(arch) if arch else ()
     check_targets(targets, archs)
-    check_buildable(targets)
+    if emit is None:
+        check_buildable(targets)
+    elif output is not None:
+        raise UsageError("--emit writes a folder and no engine file", fix="--emit DIR without -o")
     declared = parse_shapes(shapes) if shapes else None
     show = Shown(silent=quiet or as_json)
     show.begin("read the model")
@@ -95,6 +107,12 @@ def command(
     )
     if declared is not None:
         declare_shapes(source, declared)
+    if emit is not None:
+        import_module("ingot.emit").emit_source(source, options, emit, progress=show)
+        show.end()
+        if not quiet:
+            click.echo(f"written to {emit}; next, where TensorRT and its GPU are: python {emit}/finish.py")
+        return
     path = output or Path(f"{source.name}.ingot")
     folder = atomic.destination(path).parent
     with compile_source(source, options, folder=folder, progress=show) as draft:

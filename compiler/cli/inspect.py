@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from ingot.cli.table import print_table
-from ingot.file.header import Header
+from ingot.errors import FormatError
+from ingot.file.header import Header, Target
 from ingot.file.read import EngineFile
 from ingot.runtime.report import Report, printable, size_text
 from ingot.signature import Signature, Tree, children
@@ -19,18 +21,21 @@ from ingot.signature import Signature, Tree, children
 @click.command("inspect")
 @click.argument("file", type=click.Path())
 @click.option("--passes", is_flag=True, help="Also list why passes declined near misses.")
+@click.option("--layers", is_flag=True, help="Also list the layers of a TensorRT plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the header and the record as JSON.")
-def command(file: str, passes: bool, as_json: bool) -> None:
+def command(file: str, passes: bool, layers: bool, as_json: bool) -> None:
     """Show what is in FILE: inputs and outputs, targets, members, passes, accuracy. Nothing is loaded or run."""
     with EngineFile.open(file) as engine_file:
         header, record = engine_file.header, engine_file.record()
+        plans = {target.name: _layers_of(engine_file, target) for target in header.targets}
     if as_json:
         # As ASCII: JSON's own escapes are what keeps a stranger's control characters from the terminal.
-        click.echo(json.dumps({"header": header.to_json(), "record": record}, indent=2))
+        data = {"header": header.to_json(), "record": record}
+        click.echo(json.dumps({**data, "layers": plans} if layers else data, indent=2))
         return
     click.echo(Report(header, record, size_bytes=os.path.getsize(file)))
     _print_signature(header.signature)
-    _print_targets(header)
+    _print_targets(header, plans, layers)
     _print_text(header)
     _section("members")
     members = [
@@ -86,13 +91,56 @@ def _sketch(tree: Tree, named: bool, names: list[str] | None = None) -> str:
     return f"{tree.get('type', '')}{{{pairs}}}"
 
 
-def _print_targets(header: Header) -> None:
+def _print_targets(header: Header, plans: Mapping[str, Sequence[Mapping[str, Any]]], every_layer: bool) -> None:
     _section("targets")
     for target in header.targets:
-        needs = ", ".join(f"{name} {wanted}" for name, wanted in target.needs.items()) or "nothing"
+        needs = ", ".join(f"{name} {wanted}".strip() for name, wanted in target.needs.items()) or "nothing"
         _echo(f"  {target.name}  needs {needs}; " + ", ".join(f"{r} in {m}" for r, m in target.members.items()))
         for name, value in target.options.items():
-            _echo(f"    {name}: {value}")
+            _print_option(name, value)
+        if layers := plans[target.name]:
+            _echo(f"    layers: {_counted(layer.get('kind') for layer in layers)}")
+            given = (tensor.get("dtype") for layer in layers for tensor in _maps(layer.get("outputs")))
+            _echo(f"    precisions: {_counted(given)}")
+        if every_layer:
+            _table([_layer_row(layer) for layer in plans[target.name]], ("layer", "gives", "nodes", "where"))
+
+
+def _print_option(name: str, value: Any) -> None:
+    if name == "profiles" and isinstance(value, dict):
+        _echo("    shapes: least, tuned for, most")
+        for tensor, shapes in value.items():
+            _echo(f"      {tensor}: {', '.join(map(str, shapes)) if isinstance(shapes, list) else shapes}")
+    elif name == "proven":
+        _echo("    " + ("ran on a GPU" if value else "not run on a GPU yet: the self-test decides when it is first loaded"))
+    elif value not in ([], {}):
+        _echo(f"    {name}: {value}")
+
+
+def _layers_of(file: EngineFile, target: Target) -> list[Mapping[str, Any]]:
+    """The layers of a TensorRT plan; none of a target that lists none."""
+    if "layers" not in target.members:
+        return []
+    try:
+        return _maps(json.loads(file.read(target.members["layers"])))
+    except ValueError as error:
+        raise FormatError(f"the layers of target {target.name} are no JSON", where=file.path) from error
+
+
+def _maps(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _counted(kinds: Iterable[Any]) -> str:
+    return ", ".join(f"{count} {str(kind).lower()}" for kind, count in Counter(kinds).most_common())
+
+
+def _layer_row(layer: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    gives = ", ".join(f"{tensor.get('dtype')}{tensor.get('shape')}" for tensor in _maps(layer.get("outputs")))
+    nodes, where = (
+        ", ".join(map(str, value)) if isinstance(value := layer.get(key), list) else "" for key in ("nodes", "where")
+    )
+    return f"{layer.get('kind')} {layer.get('name')}", gives, nodes, where
 
 
 def _print_text(header: Header) -> None:

@@ -24,6 +24,7 @@ from ingot.frontend.source import Source
 from ingot.frontend.structure import Call, FlatModule, Result, take_apart
 from ingot.ir.provenance import compact_provenance
 from ingot.ir.rewrite import fresh_name
+from ingot.plugins.translations import attach_bodies, plugin_translations
 from ingot.signature import Domain, Signature, Tensor, Tree, leaves
 
 OPSET = 24
@@ -92,12 +93,13 @@ def export(
                 opset_version=OPSET,
                 optimize=False,
                 verbose=False,
-                custom_translation_table=dict(translations or {}),
+                custom_translation_table={**plugin_translations(), **(translations or {})},
             )
         except Exception as error:
             raise explain_translation_failure(error, program, translations or {}) from error
     assert translated is not None
     assert translated.exported_program is not None
+    attach_bodies(translated.model)
     # Only the decomposed program says what was mutated; its translation leaves that out without a word.
     _refuse_state(translated.exported_program, call, notes)
     signature = _finish(translated.model, call, result.tree, values, traced, domains)

@@ -23,5 +23,13 @@ class Absent:
             fix="engine.save(path), and ingot.load(path) there; target='cpu,…' compiles one for here too",
         )
 
+    def own_stream(self) -> NoReturn:
+        """Raises RequirementError."""
+        self.run(())
+
+    def run_device(self, inputs: Sequence[Any], place: object, stream: int | None = None) -> NoReturn:
+        """Raises RequirementError."""
+        self.run(inputs)
+
     def close(self) -> None:
         """Nothing is held."""

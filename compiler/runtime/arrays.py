@@ -41,6 +41,8 @@ FEW_ELEMENTS = 32
 """Up to here a list's min and max are faster than numpy's, and leave the caches to the run that follows."""
 
 _KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+_DLPACK_GPU = (2, 13)
+"""DLPack's kDLCUDA and kDLCUDAManaged."""
 _LITERALS = (bool, int, float, complex, list, tuple)
 
 
@@ -55,6 +57,18 @@ def is_torch(value: object) -> bool:
     """Whether this is a torch tensor. torch is never imported: without it there is no tensor to be."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
+
+
+def is_on_gpu(value: object) -> bool:
+    """Whether this is an array in a GPU's memory. No library is imported for it."""
+    if isinstance(value, np.ndarray | list):
+        return False
+    if is_torch(value):
+        return bool(value.device.type == "cuda")  # type: ignore[attr-defined]
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) in _DLPACK_GPU
 
 
 def to_array(value: object, tensor: Tensor) -> Array:

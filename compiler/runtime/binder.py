@@ -36,14 +36,14 @@ class Binder:
         if sorted(fed) != list(range(len(signature.inputs))) or len({t.name for t in signature.inputs}) != len(fed):
             raise FormatError("the header's parameters do not feed every input once")
         flat = [tree.get("tensor") for tree in signature.parameters.values()]
-        # -1: there are constants or nested arguments, which only `bind` takes apart.
+        # -1: there are constants or nested arguments, which only `flat` takes apart.
         self._quick_names = list(signature.parameters)
         self._quick_count = len(flat) if flat == list(range(len(flat))) else -1
 
     def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Array] | None:
-        """The arrays where every argument is already the array that the session takes; None: `bind` looks closer.
+        """The arrays where every argument already is what the session takes; None: `flat` and `arrays` look closer.
 
-        Raises InputError as `bind` does for shapes and domains.
+        Raises InputError as `arrays` does for shapes and domains.
         """
         if kwargs:
             if args or len(kwargs) != self._quick_count:
@@ -64,14 +64,14 @@ class Binder:
             check(args[index])
         return args
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Array], bool]:
-        """The arrays of any call, and whether one of the arguments was a torch tensor. Raises InputError."""
+    def flat(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[object]:
+        """What any call gives for each of the signature's inputs, not looked at. Raises InputError."""
         given = self._named(args, kwargs)
         values: list[object] = [None] * len(self._inputs)
         for name, tree in self._parameters.items():
             if name in given:
                 self._take(tree, given[name], name, values)
-        return self.arrays(values), any(is_torch(value) for value in values)
+        return values
 
     def arrays(self, values: Sequence[object]) -> list[Array]:
         """The arrays of one call given flat, in the order of the signature's inputs. Raises InputError."""
@@ -79,11 +79,15 @@ class Binder:
         self._check_values(arrays)
         return arrays
 
-    def named(self, inputs: Mapping[str, object]) -> list[Array]:
-        """The arrays of one call given by the inputs' flat names ("batch.mask"). Raises InputError."""
+    def named(self, inputs: Mapping[str, object]) -> list[object]:
+        """The same for one call given by the inputs' flat names ("batch.mask"). Raises InputError."""
         names = [tensor.name for tensor in self._inputs]
         self._refuse_misnamed(list(inputs), names, names)
-        return self.arrays([inputs[name] for name in names])
+        return [inputs[name] for name in names]
+
+    def check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Of every input, in order. Raises InputError."""
+        self._check_shapes(shapes)
 
     def _check_values(self, arrays: Sequence[Array]) -> None:
         self._check_shapes(tuple([array.shape for array in arrays]))

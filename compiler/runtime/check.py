@@ -61,14 +61,28 @@ def naming(path: str) -> Iterator[None]:
 
 
 def check_targets(header: Header, name: str | None = None, *, allow_code: bool = True) -> tuple[TargetCheck, ...]:
-    """Raises UsageError where the file has no target `name`."""
+    """Of `targets_in_order`. Raises UsageError where the file has no target `name`."""
+    chosen = targets_in_order(header, name)
+    return tuple(TargetCheck(target.name, tuple(_unmet(target, allow_code))) for target in chosen)
+
+
+def targets_in_order(header: Header, name: str | None = None) -> list[Target]:
+    """The file's targets, or those called `name`, as `ingot.load` tries them: the best first, not the file's first.
+
+    Raises UsageError where there is none.
+    """
     chosen = [target for target in header.targets if name in (None, target.name)]
     if not chosen:
         has = ", ".join(target.name for target in header.targets) or "none"
         raise UsageError(
             f"engine '{header.name}' has no target '{name}'; it has {has}", fix=f"ingot compile MODEL --target {name}"
         )
-    return tuple(TargetCheck(target.name, tuple(_unmet(target, allow_code))) for target in chosen)
+    return sorted(chosen, key=_place)
+
+
+def _place(target: Target) -> int:
+    """The best first; what only a newer Ingot knows is taken for the best."""
+    return list(TARGETS).index(target.name) if target.name in TARGETS else -1
 
 
 def _unmet(target: Target, allow_code: bool) -> list[Unmet]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ingot.errors import UsageError
 from ingot.file.header import Header, Target
-from ingot.runtime.arrays import Array, array_dtype, to_result
+from ingot.runtime.arrays import Array, array_dtype, is_on_gpu, is_torch, to_result
 from ingot.runtime.binder import Binder
 from ingot.runtime.output import assembler
 from ingot.signature import Dim, Tensor
@@ -36,6 +36,9 @@ class Engine:
     Integers must lie in their input's domain. Arguments that were constants when compiled may be left out.
     A result in bfloat16 comes as float32 in numpy, which has no bfloat16.
 
+    Where every argument is an array on the GPU that the engine runs on, nothing is copied and results stay there:
+    torch tensors where one is given, in torch's current stream; otherwise `ingot.device.array.DeviceArray`s.
+
     A context manager; `close()`, or forgetting the engine, gives back its memory.
     """
 
@@ -46,9 +49,12 @@ class Engine:
         session: Session,
         *,
         threads: int,
+        why: str = "",
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        """`on_close` runs once when the engine is closed, collected, or the interpreter ends; not in a forked child.
+        """`why` says why it is this target.
+
+        `on_close` runs once when the engine is closed, collected, or the interpreter ends; not in a forked child.
 
         Raises FormatError where the header's signature contradicts itself.
         """
@@ -57,6 +63,8 @@ class Engine:
             array_dtype(tensor)
         self._file = file
         self._target = target
+        self.why = why
+        """Why it runs on this target, and not on another of the file's."""
         self._threads = threads
         self._binder = Binder(file.header.name, signature)
         self._assemble = assembler(signature.result)
@@ -70,7 +78,10 @@ class Engine:
         arrays = self._binder.quick(args, kwargs)
         torch = False
         if arrays is None:
-            arrays, torch = self._binder.bind(args, kwargs)
+            values = self._binder.flat(args, kwargs)
+            if any(map(is_on_gpu, values)):
+                return self._assemble(self._on_gpu(values))
+            arrays, torch = self._binder.arrays(values), any(map(is_torch, values))
         flat: Sequence[Any] = session.run(arrays)
         if torch or not self._as_they_are:
             flat = [to_result(array, tensor, torch=torch) for array, tensor in zip(flat, self.outputs, strict=True)]
@@ -82,7 +93,25 @@ class Engine:
         Raises InputError.
         """
         session = self._session or self._closed()
-        flat = session.run(self._binder.named(inputs))
+        flat = session.run(self._binder.arrays(self._binder.named(inputs)))
+        return {tensor.name: array for tensor, array in zip(self.outputs, flat, strict=True)}
+
+    def run_device(
+        self, inputs: Mapping[str, object], *, stream: object = None, outputs: Mapping[str, object] | None = None
+    ) -> dict[str, Any]:
+        """One run by flat names on arrays of the engine's GPU, none copied; results stay there.
+
+        Arrays are anything with DLPack or `__cuda_array_interface__`: contiguous, of the declared dtype. Their values
+        are not looked at, so a domain is not checked.
+
+        stream   a CUDA stream (torch's, cupy's, or a handle): the run is put there and not waited for, and what it
+                 reads must stay until the stream has done it. Without one, torch tensors run in torch's current
+                 stream, and any other call returns when it is done
+        outputs  arrays to write results to, by name; others are new: torch tensors where an input is one, DeviceArrays
+
+        Raises InputError for what does not fit, UsageError where the target reads the host's memory.
+        """
+        flat = self._on_gpu(self._binder.named(inputs), stream=stream, outputs=outputs)
         return {tensor.name: array for tensor, array in zip(self.outputs, flat, strict=True)}
 
     def run_flat(self, arrays: Sequence[Array]) -> list[Array]:
@@ -189,6 +218,13 @@ class Engine:
             return f"<Engine {self.name}, closed>"
         takes, gives = (", ".join(map(str, tensors)) for tensors in (self.inputs, self.outputs))
         return f"<Engine {self.name} on {self.target}: {takes} -> {gives}>"
+
+    def _on_gpu(self, values: Sequence[object], **options: Any) -> list[Any]:
+        session = self._session or self._closed()
+        # Engines on the CPU never import it.
+        from ingot.runtime.on_gpu import run_on_gpu
+
+        return run_on_gpu(session, self.target, self._binder, (self.inputs, self.outputs), values, **options)
 
     def _closed(self) -> NoReturn:
         raise UsageError(f"engine '{self.name}' was closed", fix=f"ingot.load({str(self.path)!r}) opens it again")

@@ -89,6 +89,7 @@ class Report(Mapping[str, Any]):
             for name in dict.fromkeys(item.get("target") for item in held)
             if name not in ran
         ]
+        lines += [str(text) for text in _list(self.get("unproven"))]
         return "\n".join(lines)
 
     def _graph(self) -> str:

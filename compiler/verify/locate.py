@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
-from ingot.backends.cpu.build import lower
+from ingot.backends.onnxruntime.lower import lower
 from ingot.ir.provenance import module_path, source_line, where
 from ingot.runtime.metrics import Measure, measure
 from ingot.verify.draw import Case

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from ingot.backends.contract import Built, Session
+from ingot.backends.contract import Built, Session, UnprovenError
 from ingot.backends.targets import loader
 from ingot.errors import VerificationError
 from ingot.file.header import Header, Target
@@ -22,6 +22,10 @@ ENGINE = "the engine itself"
 
 Measure = Callable[[Session, Callable[[str], None]], Accuracy]
 """Runs every case on a session and judges it; told where to report progress. Raises VerificationError."""
+
+
+Opened = tuple[str, Callable[[], Session]]
+"""What a session is, in words, and what opens it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +46,46 @@ class Held:
         return {"target": self.target, "what": self.what, "ran": self.ran, "worst": worst}
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """All that was held to eager, and in sentences what could not be."""
+
+    held: tuple[Held, ...] = ()
+    unproven: tuple[str, ...] = ()
+
+
 def hold_targets(
     file: EngineFile, built: Sequence[Built], measure: Measure, *, threads: int, progress: Callable[[str], None]
-) -> list[Held]:
-    """At least one for each target, in the file's order.
+) -> Holding:
+    """Every target of a file, in its order. Raises VerificationError as `hold_target` does."""
+    each = [
+        hold_target(target.name, _sessions(file, target, one, threads), measure, progress)
+        for target, one in zip(file.header.targets, built, strict=True)
+    ]
+    return Holding(
+        tuple(held for one in each for held in one.held), tuple(text for one in each for text in one.unproven)
+    )
 
-    Raises VerificationError where something does not hold, or where nothing of a target can be run on this machine.
+
+def hold_target(name: str, sessions: Iterable[Opened], measure: Measure, progress: Callable[[str], None]) -> Holding:
+    """Holds every session of one target, at least one.
+
+    Raises VerificationError where something does not hold, or where nothing of the target can be run on this machine.
     """
-    held = []
-    for target, each in zip(file.header.targets, built, strict=True):
-        tried = [
-            Held(target.name, what, _measured(measure, open_session, f"{target.name}, {what}", progress))
-            for what, open_session in _sessions(file, target, each, threads)
-        ]
-        if not tried:
-            raise VerificationError(
-                f"nothing of target {target.name} can be run on this machine, so nothing shows that it is right",
-                fix=f"compile where {target.name} runs, or --verify off, and `ingot verify` there",
-            )
-        held += tried
-    return held
+    held: list[Held] = []
+    unproven: list[str] = []
+    for what, open_session in sessions:
+        named = f"{name}, {what}"
+        try:
+            held.append(Held(name, what, _measured(measure, open_session, named, progress)))
+        except UnprovenError as error:
+            unproven.append(f"{named}: not held to the model, {error.what}")
+    if not held:
+        raise VerificationError(
+            f"nothing of target {name} can be run on this machine, so nothing shows that it is right",
+            fix=f"compile where {name} runs, or --verify off, and `ingot verify` there",
+        )
+    return Holding(tuple(held), tuple(unproven))
 
 
 def _measured(
@@ -74,9 +98,7 @@ def _measured(
             raise VerificationError(f"{what}: {error.what}", where=error.where, fix=error.fix) from error
 
 
-def _sessions(
-    file: EngineFile, target: Target, built: Built, threads: int
-) -> Iterator[tuple[str, Callable[[], Session]]]:
+def _sessions(file: EngineFile, target: Target, built: Built, threads: int) -> Iterator[Opened]:
     """The engine itself where this machine runs it; what the build offers in its place besides."""
     backend = loader(target.name)
     if not backend.unmet(target, this_machine()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,12 @@ import onnxruntime
 import pytest
 
 from ingot.backends.contract import BuildOptions, No, Yes
-from ingot.backends.cpu.build import BUILDER, GRAPH, INLINE_BYTES, WEIGHTS
-from ingot.backends.cpu.load import LOCATION
+from ingot.backends.cpu.build import BUILDER, GRAPH
 from ingot.errors import UnsupportedOperatorError
-from ingot.file.write import FIRST_MEMBER_OFFSET
 from ingot.ir.provenance import MODULE, SOURCE
+from ingot.signature import Signature
 
-OPTIONS = BuildOptions(threads=1)
+OPTIONS = BuildOptions(threads=1, folder=Path("unused"), signature=Signature((), (), (), {}, {}))
 
 
 def model(graph: str, opset: int = 24, **weights: np.ndarray[Any, Any]) -> ir.Model:
@@ -78,36 +78,6 @@ def test_all_unsupported_nodes_are_named_at_once_with_their_lines() -> None:
         BUILDER.build(wrong, OPTIONS)
     assert "model.py:1" in caught.value.what
     assert "model.py:3" in caught.value.what
-
-
-def test_large_weights_lie_outside_the_graph_once_and_aligned(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    first, second = (generator.standard_normal((32, 33)).astype(np.float32) for _ in range(2))
-    small = generator.standard_normal(33).astype(np.float32)
-    made = model(
-        """g (float[N, 32] x) => (float[N, 33] y) {
-            a = MatMul(x, first)  b = MatMul(x, second)  c = Add(a, b)  y = Add(c, small) }""",
-        first=first,
-        second=second,
-        small=small,
-    )
-    before = made.graph.num_nodes()
-    built = BUILDER.build(made, OPTIONS)
-    parts = {part.name: b"".join(bytes(chunk) for chunk in part.chunks()) for part in built.parts}
-    assert [part.name for part in built.parts] == [WEIGHTS, GRAPH]
-    assert all(len(parts[part.name]) == part.size_bytes for part in built.parts)
-    proto = onnx.load_from_string(parts[GRAPH])
-    places = {t.name: {e.key: e.value for e in t.external_data} for t in proto.graph.initializer if t.external_data}
-    assert set(places) == {"first", "second"}
-    assert small.nbytes <= INLINE_BYTES
-    for name, array in (("first", first), ("second", second)):
-        offset = int(places[name]["offset"]) - FIRST_MEMBER_OFFSET
-        assert offset % 64 == 0
-        assert parts[WEIGHTS][offset : offset + array.nbytes] == array.tobytes()
-        assert places[name]["location"] == LOCATION.decode()
-    assert made.graph.num_nodes() == before
-    assert made.graph.initializers["first"].const_value is not None
-    assert np.array_equal(made.graph.initializers["first"].const_value.numpy(), first)
 
 
 def test_nothing_of_the_machine_is_in_the_graph_and_it_is_the_same_each_time() -> None:

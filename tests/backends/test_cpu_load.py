@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingot.backends import needs
 from ingot.backends.cpu import load as cpu
 from ingot.errors import EngineError, FormatError, RequirementError
 from ingot.file.header import Target
@@ -59,13 +60,6 @@ def test_runs_through_links_from_a_read_only_folder_and_by_a_relative_name(
         assert computes(Path("far/link.ingot"), seed)
     finally:
         home.chmod(0o755)
-
-
-def test_a_location_is_always_as_long_as_its_place() -> None:
-    for name in ("a", "ab", "é", "n" * 255):
-        location = cpu.location_of(name)
-        assert len(location) == len(cpu.LOCATION) == cpu.LOCATION_BYTES
-        assert os.path.normpath(os.fsdecode(location)) == name
 
 
 def target_of(path: Path, **changes: Any) -> tuple[EngineFile, Target]:
@@ -160,15 +154,15 @@ def test_met_requirements_are_not() -> None:
 @pytest.mark.parametrize(
     ("installed", "found", "fix"),
     [
-        ({}, "none", cpu.INSTALL),
-        ({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}, "in one place", cpu.ONE_RUNTIME),
+        ({}, "none", "pip install 'ingot-compiler[cpu]'"),
+        ({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}, "in one place", needs.ONE_RUNTIME.format(extra="cpu")),
         ({"onnxruntime-gpu": "1.20.0"}, "1.20.0", "onnxruntime-gpu>=1.31"),
     ],
 )
 def test_a_missing_double_or_old_runtime_says_what_to_type(
     monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], found: str, fix: str
 ) -> None:
-    monkeypatch.setattr(cpu, "installed_version", installed.get)
+    monkeypatch.setattr(needs, "installed_version", installed.get)
     (unmet,) = cpu.LOADER.unmet(Target("cpu", {}, cpu.LOADER.needs), HERE)
     assert found in unmet.found
     assert fix in unmet.fix
@@ -177,7 +171,7 @@ def test_a_missing_double_or_old_runtime_says_what_to_type(
 def test_two_runtimes_are_refused_at_load(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}
     file, target = target_of(engine_file)
-    monkeypatch.setattr(cpu, "installed_version", both.get)
+    monkeypatch.setattr(needs, "installed_version", both.get)
     with file, pytest.raises(RequirementError, match="pip uninstall"):
         cpu.LOADER.load(file, target, threads=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingot.backends.cpu.expand_attention_mask import ExpandAttentionMask
+from ingot.backends.onnxruntime.expand_attention_mask import ExpandAttentionMask
 from ingot.passes.contract import run_passes
 
 GRAPH = """g (float[B, S, 24] q, float[B, K, 24] k, float[B, K, 24] v, bool[{mask}] mask) => (float[B, S, 24] y) {{

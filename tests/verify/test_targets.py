@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingot.backends.contract import Built, Proof, Session
+from ingot.backends.contract import Built, Proof, Session, UnprovenError
 from ingot.errors import VerificationError
 from ingot.file.header import Header, Target
 from ingot.machine import Machine, Unmet
@@ -69,7 +69,7 @@ def held_to_expected(session: Session, tell: Callable[[str], None]) -> Accuracy:
 
 def hold(
     monkeypatch: pytest.MonkeyPatch, loader: FakeLoader, proofs: Sequence[Proof], told: list[str] | None = None
-) -> list[targets.Held]:
+) -> targets.Holding:
     target = Target("gpu", {}, {})
     monkeypatch.setattr(targets, "loader", lambda name: loader)
     built = Built(target, [], proofs=proofs)
@@ -80,7 +80,7 @@ def hold(
 
 def test_an_engine_that_runs_here_is_held_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     session, told = Given(EXPECTED), list[str]()
-    (held,) = hold(monkeypatch, FakeLoader(session, runs=True), [], told)
+    (held,) = hold(monkeypatch, FakeLoader(session, runs=True), [], told).held
     assert held.what == targets.ENGINE
     assert held.ran
     assert session.closed
@@ -90,7 +90,7 @@ def test_an_engine_that_runs_here_is_held_itself(monkeypatch: pytest.MonkeyPatch
 def test_what_does_not_run_here_is_shown_by_every_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Given(EXPECTED), Given(EXPECTED)
     proofs = [Proof("the graph", lambda: first), Proof("the network", lambda: second)]
-    held = hold(monkeypatch, FakeLoader(Given(EXPECTED), runs=False), proofs)
+    held = hold(monkeypatch, FakeLoader(Given(EXPECTED), runs=False), proofs).held
     assert [(item.what, item.ran) for item in held] == [("the graph", False), ("the network", False)]
     assert first.closed
     assert second.closed
@@ -110,3 +110,16 @@ def test_one_proof_that_fails_fails_the_target_and_says_which(monkeypatch: pytes
 def test_nothing_shown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VerificationError, match="nothing of target gpu can be run on this machine"):
         hold(monkeypatch, FakeLoader(Given(EXPECTED), runs=False), [])
+
+
+def test_a_proof_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without() -> Session:
+        raise UnprovenError("the network has a layer that cannot be evaluated")
+
+    proofs = [Proof("the graph", lambda: Given(EXPECTED)), Proof("the network", without)]
+    holding = hold(monkeypatch, FakeLoader(Given(EXPECTED), runs=False), proofs)
+    assert [item.what for item in holding.held] == ["the graph"]
+    (said,) = holding.unproven
+    assert said == "gpu, the network: not held to the model, the network has a layer that cannot be evaluated"
+    with pytest.raises(VerificationError, match="nothing of target gpu"):
+        hold(monkeypatch, FakeLoader(Given(EXPECTED), runs=False), proofs[1:])

@@ -31,10 +31,11 @@ COMPILE = [
     "polygraphy>=0.53,<0.54",
 ]
 # What compiles the GPU kernels of our own operators; torch's CUDA build brings it too.
-TRITON = ["triton>=3.6,<4"]
+TRITON = ["triton>=3.9,<3.10"]
 HF = ["transformers>=5.23,<6", "safetensors>=0.6"]
 TEST = [
     "accelerate>=1",
+    "diffusers>=0.42,<0.43",
     "hypothesis>=6.150",
     "mypy>=2.4,<2.5",
     "pytest>=9,<10",

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from ingot.backends.targets import loader
 from ingot.file.read import EngineFile
 from ingot.machine import default_threads
 from ingot.runtime.absent import Absent
 from ingot.runtime.check import check_file as check
 from ingot.runtime.check import check_targets
 from ingot.runtime.engine import Engine
+from ingot.runtime.open import engine_of
 from ingot.runtime.open import open_engine as load
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ingot.backends.contract import Session
+    from ingot.frontend.source import Source
+    from ingot.pipeline import CompileOptions
 
 __all__ = ["check", "compile", "load"]
 
@@ -56,28 +57,36 @@ def compile(
     Raises UsageError for what cannot be meant and CompileError for what cannot become an engine; see ingot.errors.
     """
     # The compiler's imports: production, which only loads, never comes here.
+    from pathlib import Path
+
+    from ingot.backends.targets import split
+    from ingot.frontend.source import load_inputs, resolve
+    from ingot.pipeline import CompileOptions
+
+    if isinstance(inputs, str | Path):
+        inputs = load_inputs(inputs)
+    options = CompileOptions(
+        split(target),
+        split(arch) if arch else (),
+        verify,
+        default_threads() if threads is None else threads,
+        dynamic_shapes,
+        translations or {},
+    )
+    return _compiled(resolve(Path(model) if isinstance(model, os.PathLike) else model, inputs), options)
+
+
+def _compiled(source: Source, options: CompileOptions) -> Engine:
     import shutil
     import tempfile
     from functools import partial
     from pathlib import Path
 
-    from ingot.backends.targets import check_buildable, split
-    from ingot.frontend.source import load_inputs, resolve
-    from ingot.pipeline import CompileOptions, compile_source
+    from ingot.backends.targets import check_buildable
+    from ingot.pipeline import compile_source
     from ingot.progress import Silent
 
-    if isinstance(inputs, str | Path):
-        inputs = load_inputs(inputs)
-    options = CompileOptions(
-        targets=split(target),
-        archs=() if arch is None else split(arch),
-        verify=verify,
-        threads=default_threads() if threads is None else threads,
-        dynamic_shapes=dynamic_shapes,
-        translations=translations or {},
-    )
     check_buildable(options.targets)
-    source = resolve(Path(model) if isinstance(model, os.PathLike) else model, inputs)
     # No TemporaryDirectory: that of a forked child would remove the parent's file when the child ends.
     home = Path(tempfile.mkdtemp(prefix="ingot-"))
     clean_up = partial(shutil.rmtree, home, ignore_errors=True)
@@ -92,11 +101,11 @@ def compile(
 
 
 def _opened(path: Path, threads: int, on_close: Callable[[], None]) -> Engine:
-    """The engine just made, on the first of its targets that runs here, its file gone with it."""
+    """The engine just made, on the best of its targets that runs here, its file gone with it."""
     file = EngineFile.open(path)
     checks = check_targets(file.header)
-    check = next((check for check in checks if check.runs), checks[0])
-    target = file.header.target(check.name)
+    if any(check.runs for check in checks):
+        return engine_of(file, None, threads=threads, on_close=on_close)
+    target = file.header.target(checks[0].name)
     assert target is not None
-    session: Session = Absent(check) if check.unmet else loader(target.name).load(file, target, threads=threads)
-    return Engine(file, target, session, threads=threads, on_close=on_close)
+    return Engine(file, target, Absent(checks), threads=threads, why="none runs here", on_close=on_close)

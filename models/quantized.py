@@ -1,4 +1,8 @@
-"""A small convolutional net in int8, as PyTorch's own quantization leaves it: Q/DQ around every layer's input."""
+"""A small convolutional net in int8, as PyTorch's own quantization leaves it: Q/DQ around every layer's input.
+
+All scales are powers of two, and sums of products then exact in float32 in whatever order: otherwise a value at a tie
+would be rounded up by one runtime and down by another, and no two of them agree.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class Rounded(nn.Module):
 
 
 class Int8Weight(nn.Module):
-    """A weight stored in 8 bits with a scale for each output channel."""
+    """A weight stored in 8 bits with a power of two as scale for each output channel."""
 
     stored: torch.Tensor
     scales: torch.Tensor
@@ -33,7 +37,7 @@ class Int8Weight(nn.Module):
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
-        scales = weight.flatten(1).abs().amax(1) / _HIGH
+        scales = torch.exp2((weight.flatten(1).abs().amax(1) / _HIGH).log2().ceil())
         self.register_buffer("scales", scales)
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
         self.register_buffer(
@@ -49,14 +53,17 @@ class Int8Weight(nn.Module):
 class QuantizedNet(nn.Module):
     """images [B, 3, height, width] to logits [B, classes]: convolutions, one residual, the last of 1 x 1."""
 
+    first_bias: torch.Tensor
+    head_bias: torch.Tensor
+
     def __init__(self, width: int = 16, classes: int = 16) -> None:
         super().__init__()
         self.first = Int8Weight(torch.randn(width, 3, 3, 3) / 5)
         self.second = Int8Weight(torch.randn(width, width, 3, 3) / 12)
         self.head = Int8Weight(torch.randn(classes, width, 1, 1) / 4)
-        self.first_bias = nn.Parameter(torch.zeros(width))
-        self.head_bias = nn.Parameter(torch.zeros(classes))
-        self.image, self.middle, self.last = Rounded(0.03), Rounded(0.04), Rounded(0.05)
+        self.register_buffer("first_bias", torch.randint(-200, 200, (width,)) / 1024)
+        self.register_buffer("head_bias", torch.randint(-200, 200, (classes,)) / 1024)
+        self.image, self.middle, self.last = Rounded(1 / 32), Rounded(1 / 32), Rounded(1 / 16)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         conv = torch.nn.functional.conv2d

@@ -48,10 +48,12 @@ def link_checkout(root: Path = ROOT) -> Path:
 # The harness is no part of the wheel.
 collect_ignore = ["benchmarks"] if os.environ.get("INGOT_TEST_INSTALLED") == "1" else []
 
+# Stand-ins for hardware, imported by tests of several folders and by the processes that they start.
+importable = [str(ROOT / "tests" / "fakes")]
 if os.environ.get("INGOT_TEST_INSTALLED") != "1":
-    checkout = str(link_checkout())
-    sys.path.insert(0, checkout)
-    os.environ["PYTHONPATH"] = os.pathsep.join([checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
+    importable.insert(0, str(link_checkout()))
+sys.path[:0] = importable
+os.environ["PYTHONPATH"] = os.pathsep.join([*importable, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 os.environ.setdefault("INGOT_SEED", str(secrets.randbelow(2**31)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

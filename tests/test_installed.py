@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,22 @@ def test_names_differ_in_spelling_only_where_they_may(tmp_path: Path, monkeypatc
     assert installed_version("some-thing") == "1.2.3"
     assert installed_version("some-thing-gpu") == "2.0"
     assert installed_version("old") == "0.1"
+
+
+def test_every_installed_distribution_is_found() -> None:
+    for found in metadata.distributions():
+        name = found.metadata["Name"]
+        assert installed_version(name) == metadata.version(name), name
+
+
+def test_what_is_installed_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / "first-1.0.dist-info").mkdir()
+    assert (installed_version("first"), installed_version("second")) == ("1.0", None)
+    (tmp_path / "second-2.0.dist-info").mkdir()
+    # A clock tick later, as an installation would be.
+    os.utime(tmp_path, ns=(1, os.stat(tmp_path).st_mtime_ns + 1))
+    assert (installed_version("first"), installed_version("second")) == ("1.0", "2.0")
 
 
 @pytest.mark.parametrize(

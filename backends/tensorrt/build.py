@@ -23,6 +23,7 @@ from ingot.backends.tensorrt.serve import NetworkSession
 from ingot.backends.tensorrt.stage import Staged, stage, write_part
 from ingot.cuda_driver import this_driver
 from ingot.errors import BuildError, UnsupportedOperatorError, UsageError
+from ingot.file import atomic
 from ingot.file.write import Part
 from ingot.installed import installed_version
 from ingot.ir.provenance import where
@@ -106,10 +107,13 @@ class TensorRtBuilder:
         self._refuse(lowered, archs)
         made = plugin_parts(lowered, archs)
         sizes, notes = profile(options.signature, options.sizes)
-        staged = stage(lowered, options.folder / self.name)
         signature = options.signature
-        for part in made.parts:
-            write_part(part, staged.folder)
+        try:
+            staged = stage(lowered, options.folder / self.name)
+            for part in made.parts:
+                write_part(part, staged.folder)
+        except OSError as error:
+            raise atomic.cannot_write(options.folder, error) from error
         spec = staged.write_spec(
             flavour=self.name,
             archs=list(archs),

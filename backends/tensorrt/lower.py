@@ -14,6 +14,7 @@ from ingot.passes.contract import Pass, run_passes
 from ingot.passes.drop_open_mask import DropOpenMask
 from ingot.passes.drop_unused import DropUnused
 from ingot.passes.fuse_transposes import FuseTransposes
+from ingot.passes.infer_shapes import InferShapes
 from ingot.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from ingot.passes.merge_initializers import MergeInitializers
 from ingot.passes.replace_cache_scatter import ReplaceCacheScatter
@@ -28,6 +29,7 @@ IR_VERSION = 13
 def passes() -> list[Pass]:
     """The ordered list."""
     return [
+        InferShapes(),  # of a graph that comes without; what follows decides by shapes and dtypes
         DropOpenMask(),
         ReplaceCacheScatter(),
         ExpandAttentionHeads(),

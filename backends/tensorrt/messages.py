@@ -13,7 +13,9 @@ _SHOWN = 3
 _LONGEST_CHARACTERS = 400
 _ERROR = 1
 
-_loggers: dict[str, Messages] = {}
+loggers: dict[str, Messages] = {}
+"""By the package's name."""
+
 _lock = threading.Lock()
 
 
@@ -53,4 +55,4 @@ class Messages:
 
 def messages_of(trt: Any) -> Messages:
     with _lock:
-        return _loggers.setdefault(trt.__name__, Messages(trt))
+        return loggers.setdefault(trt.__name__, Messages(trt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,11 +33,15 @@ class Step:
 
 @dataclass(slots=True)
 class Frame:
-    """Values known so far: of the whole network, or of one iteration of a loop inside `parent`."""
+    """Values known so far: of the whole network, or of one iteration of a loop inside `parent`.
+
+    pending   how many layers have still to read a value, which is let go of after the last; empty: all are kept
+    """
 
     values: dict[int, torch.Tensor]
     parent: Frame | None = None
     inside: frozenset[int] = frozenset()
+    pending: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Program:
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._producer = {number: step for step in steps for number, _, _ in step.outputs}
+        self._readers = Counter(number for step in steps for number in step.inputs if number is not None)
         self._conditions = {step.scope: step.inputs[0] for step in steps if step.kind == "CONDITION"}
         self._assertions = [step for step in steps if step.kind == "ASSERTION"]
         self._loops: dict[int, _Loop] = {}
@@ -65,11 +71,12 @@ class Program:
             loop.inside = _reached(steps, loop)
 
     def run(self, given: Mapping[int, torch.Tensor], wanted: Iterable[int]) -> dict[int, torch.Tensor]:
-        frame = Frame(dict(given))
+        kept = set(outputs := list(wanted))
+        frame = Frame(dict(given), pending={at: count for at, count in self._readers.items() if at not in kept})
         for step in self._assertions:
             if not any(number in loop.inside for loop in self._loops.values() for number in step.inputs):
                 self._execute(step, [None if at is None else self.value(at, frame) for at in step.inputs])
-        return {number: self.value(number, frame) for number in wanted}
+        return {number: self.value(number, frame) for number in outputs}
 
     def value(self, target: int, frame: Frame) -> torch.Tensor:
         home = _home(target, frame)
@@ -117,6 +124,11 @@ class Program:
             results = self._execute(step, values)
         for (number, _, _), result in zip(step.outputs, results, strict=True):
             frame.values[number] = result
+        for at in numbers:
+            if at is not None and at in frame.pending:
+                frame.pending[at] -= 1
+                if frame.pending[at] == 0:
+                    del frame.values[at]
 
     def _execute(self, step: Step, values: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
         if step.compute is None:

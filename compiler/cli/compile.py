@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +107,7 @@ def command(
     if declared is not None:
         declare_shapes(source, declared)
     if emit is not None:
-        import_module("ingot.emit").emit_source(source, options, emit, progress=show)
-        show.end()
+        _emit(source, options, emit, show)
         if not quiet:
             click.echo(f"written to {emit}; next, where TensorRT and its GPU are: python {emit}/finish.py")
         return
@@ -118,16 +116,28 @@ def command(
     with compile_source(source, options, folder=folder, progress=show) as draft:
         draft.publish(path)
     show.end()
-    if quiet:
-        return
+    if not quiet:
+        _print(path, as_json)
+
+
+def _emit(source: Any, options: Any, folder: Path, show: Shown) -> None:
+    # Only an emitted build needs TensorRT's build side.
+    from ingot.emit import emit_source
+
+    emit_source(source, options, folder, progress=show)
+    show.end()
+
+
+def _print(path: Path, as_json: bool) -> None:
+    """The report of the file just written."""
     with EngineFile.open(path) as file:
         report = Report(file.header, file.record(), size_bytes=path.stat().st_size)
-        runs = any(target.runs for target in check.check_targets(file.header))
     if as_json:
         print_json(dict(report))
-    else:
-        click.echo(str(report))
-        click.echo(f"\nwritten to {path}; next: ingot {'run' if runs else 'inspect'} {path}")
+        return
+    runs = any(target.runs for target in check.check_targets(file.header))
+    click.echo(str(report))
+    click.echo(f"\nwritten to {path}; next: ingot {'run' if runs else 'inspect'} {path}")
 
 
 class Shown:

@@ -112,7 +112,12 @@ def _print_option(name: str, value: Any) -> None:
         for tensor, shapes in value.items():
             _echo(f"      {tensor}: {', '.join(map(str, shapes)) if isinstance(shapes, list) else shapes}")
     elif name == "proven":
-        _echo("    " + ("ran on a GPU" if value else "not run on a GPU yet: the self-test decides when it is first loaded"))
+        _echo("    " + ("ran on a GPU" if value else "not run on a GPU yet; its first load holds it to the self-test"))
+    elif name == "plugins" and _maps(value):
+        for plugin in _maps(value):
+            kernels = _maps(plugin.get("kernels"))
+            keys, archs = (", ".join(dict.fromkeys(str(each.get(k)) for each in kernels)) for k in ("key", "arch"))
+            _echo(f"    plugin {plugin.get('name')} {plugin.get('version')}: {keys} for {archs}")
     elif value not in ([], {}):
         _echo(f"    {name}: {value}")
 

@@ -78,6 +78,8 @@ def command(
             run = _running(engine, arrays)
         outputs, seconds = _timed(run, repeat)
         threads = load["threads"] or default_threads()
+        if len(engine.header.targets) > 1:
+            click.echo(f"on {engine.why}", err=True)
         named = f"{engine.name} on {engine.target}"
     if output is not None:
         write_arrays(Path(output), outputs)

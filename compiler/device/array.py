@@ -260,7 +260,7 @@ def _of_interface(value: Any, name: str) -> View:
     if strides is not None and not contiguous(shape, [step / ITEM_BYTES[dtype] for step in strides]):
         raise _not_contiguous(name, f"a contiguous copy of {name}")
     stream = said.get("stream")
-    # Before version 3 nothing was said of streams: the legacy one waits for what others usually run in.
+    # Versions 1 and 2 say nothing of streams: the default one waits for what others usually run in.
     waits = LEGACY_STREAM if stream is None and int(said.get("version", 0)) < 3 else stream
     return View(int(said["data"][0]), shape, dtype, -1, waits, value)
 

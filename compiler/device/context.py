@@ -24,7 +24,9 @@ _HOST = 1
 _INVALID_VALUE = 1
 _MAX_DYNAMIC_SHARED_BYTES = 8
 
-_opened: dict[int, Cuda] = {}
+opened: dict[int, Cuda] = {}
+"""By number; never closed: other libraries of the process use the same contexts."""
+
 _lock = threading.Lock()
 
 
@@ -34,7 +36,7 @@ def open_cuda(index: int = 0) -> Cuda:
     Raises RequirementError where there is no driver or no such GPU, EngineError in a child forked after it was opened.
     """
     with _lock:
-        if index not in _opened:
+        if index not in opened:
             driver = this_driver()
             gpu = next((gpu for gpu in driver.gpus if gpu.number == index), None)
             if gpu is None:
@@ -42,8 +44,8 @@ def open_cuda(index: int = 0) -> Cuda:
                     f"this needs GPU {index}, found {driver.problem or f'{len(driver.gpus)} GPUs'}",
                     fix="a machine with one; ingot env shows what is here",
                 )
-            _opened[index] = Cuda(open_library(), gpu)
-    return _opened[index]
+            opened[index] = Cuda(open_library(), gpu)
+    return opened[index]
 
 
 class Cuda:

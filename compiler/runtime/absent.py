@@ -12,12 +12,12 @@ from ingot.runtime.check import TargetCheck
 class Absent:
     """A session that says what this machine lacks."""
 
-    def __init__(self, check: TargetCheck) -> None:
-        self._check = check
+    def __init__(self, checks: Sequence[TargetCheck]) -> None:
+        self._checks = checks
 
     def run(self, inputs: Sequence[Any]) -> NoReturn:
         """Raises RequirementError."""
-        reasons = "".join(f"\n  target {self._check.name}: {unmet}" for unmet in self._check.unmet)
+        reasons = "".join(f"\n  target {check.name}: {unmet}" for check in self._checks for unmet in check.unmet)
         raise RequirementError(
             f"the engine was compiled for another machine than this one{reasons}",
             fix="engine.save(path), and ingot.load(path) there; target='cpu,…' compiles one for here too",

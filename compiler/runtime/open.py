@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ingot.backends.targets import loader
 from ingot.errors import EngineError, RequirementError, UnverifiedError, UsageError
@@ -51,13 +52,28 @@ def open_engine(
                 where=str(path),
                 fix="compile again without --verify off, or ingot.load(path, allow_unverified=True)",
             )
-        with naming(file.path):
-            chosen, why = _choose(file, target, allow_code)
-            session = loader(chosen.name).load(file, chosen, threads=threads)
-            engine = Engine(file, chosen, session, threads=threads, why=why)
+        return engine_of(file, target, threads=threads, allow_code=allow_code)
     except BaseException:
         file.close()
         raise
+
+
+def engine_of(
+    file: EngineFile,
+    name: str | None,
+    *,
+    threads: int,
+    allow_code: bool = False,
+    on_close: Callable[[], None] | None = None,
+) -> Engine:
+    """The engine of one target of an open file, which it closes with itself, and `on_close` called then.
+
+    Raises as `open_engine` does.
+    """
+    with naming(file.path):
+        chosen, why = _choose(file, name, allow_code)
+        session = loader(chosen.name).load(file, chosen, threads=threads)
+        engine = Engine(file, chosen, session, threads=threads, why=why, on_close=on_close)
     if chosen.options.get("proven") is False:
         _prove(engine)
     return engine

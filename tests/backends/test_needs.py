@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import pytest
+from fake_gpu import FakeGpu, plugged_in
 
 from ingot.backends import needs
 from ingot.backends.needs import unmet
 from ingot.errors import FormatError
 from ingot.file.header import Target
 from ingot.machine import Machine, Unmet
-from ingot.models.fake_gpu import FakeGpu, plugged_in
 
 MACHINE = Machine("linux", "x86_64", frozenset({"avx2", "avx512f"}))
 

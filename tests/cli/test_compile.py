@@ -109,9 +109,15 @@ def test_example_inputs_and_shapes_from_the_command_line(folder: Path) -> None:
         (["nothing-here", "-o", "no such/m.ingot"], 2, "mkdir -p 'no such'"),
         (["{}:with_inputs", "--target", "cpu, cpu"], 2, "a target is named twice"),
         (["{}:with_inputs", "--target", "toaster"], 2, "no target 'toaster'"),
+        (["{}:with_inputs", "--target", "tensorrt-rtx", "--arch", "sm_98"], 2, "sm_75, sm_80, sm_86, sm_89, sm_120"),
+        (["{}:with_inputs", "--arch", "sm_89"], 2, "there is no architecture 'sm_89' for cpu"),
+        (["{}:with_inputs", "--target", "tensorrt-rtx"], 2, "--arch with some of"),
+        (["{}:with_inputs", "--emit", "there"], 2, "--emit writes one TensorRT target"),
+        (["{}:with_inputs", "--target", "tensorrt", "--emit", "d", "-o", "m.ingot"], 2, "no engine file"),
         (["{}:with_inputs", "--shape", "x=batch,3", "--shape", "y=n"], 2, "'y'"),
         (["{}:with_inputs", "--inputs", "none.npz"], 2, "there is no file 'none.npz'"),
         (["{}:branching"], 1, "decides in Python by the values of a tensor"),
+        (["{}:with_inputs", "--target", "tensorrt"], 1, "or --emit DIR"),
         (["{}:empty"], 1, "meta device"),
     ],
 )
@@ -164,3 +170,47 @@ def test_a_full_disk_is_said_and_leaves_nothing(folder: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "no room for the file" in done.stderr
     assert [path.name for path in folder.iterdir() if path.suffix in (".ingot", ".tmp")] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tensorrt-rtx has wheels for Linux and Windows")
+def test_a_file_for_several_targets_is_built_where_there_is_no_gpu(folder: Path) -> None:
+    name = named(folder, "with_inputs")
+    result = typed(name, "--target", "tensorrt-rtx,cpu,cuda", "--arch", "sm_89,sm_120", "-o", "all.ingot")
+    assert result.exit_code == 0, result.output
+    assert "tensorrt-rtx: the lowered graph, on ONNX Runtime" in result.output
+    assert "tensorrt-rtx has not run on a GPU yet" in result.output
+    report = ingot.check("all.ingot")
+    assert [target.name for target in report.targets] == ["tensorrt-rtx", "cuda", "cpu"]
+    assert [target.name for target in report.targets if target.runs] == ["cpu"]
+    assert next(iter(report.header.members)) == "weights.bin"
+    with ingot.load("all.ingot") as engine:
+        assert engine.why.startswith("cpu: tensorrt-rtx needs a GPU of sm_89,sm_120")
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        assert np.array_equal(engine(x), x * 2)
+    run = CliRunner().invoke(command, ["run", "all.ingot", "--shape", "batch=2"])
+    assert "on cpu: tensorrt-rtx needs a GPU" in run.stderr
+    shown = CliRunner().invoke(command, ["inspect", "all.ingot", "--layers"])
+    assert "ELEMENTWISE" in shown.output
+    assert "not run on a GPU yet" in shown.output
+
+
+def test_a_build_is_emitted_for_another_machine(folder: Path) -> None:
+    result = typed(named(folder, "with_inputs"), "--target", "cpu,tensorrt", "--emit", "there")
+    assert result.exit_code == 0, result.output
+    assert "python there/finish.py" in result.output
+    assert {"finish.py", "header.json", "build", "members"} <= {path.name for path in Path("there").iterdir()}
+    assert not list(Path().glob("*.ingot"))
+    again = typed(named(folder, "with_inputs"), "--target", "cpu,tensorrt", "--emit", "there")
+    assert again.exit_code == 2
+    assert "not empty" in again.output
+
+
+def test_an_engine_for_another_machine_is_there_to_be_saved(folder: Path) -> None:
+    import torch
+
+    engine = ingot.compile(torch.nn.ReLU(), torch.ones(2, 3), target="tensorrt-rtx", arch="sm_89")
+    with engine:
+        with pytest.raises(ingot.EngineError, match="compiled for another machine"):
+            engine(np.ones((2, 3), np.float32))
+        engine.save(folder / "there.ingot")
+    assert not ingot.check(folder / "there.ingot").runs

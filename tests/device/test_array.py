@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import FakeGpu, plugged_in
 
 from ingot.device import dlpack
 from ingot.device.array import DeviceArray, contiguous, is_default, stream_handle, view_of
 from ingot.device.context import Cuda, open_cuda
 from ingot.device.errors import CudaError
 from ingot.errors import InputError
-from ingot.models.fake_gpu import FakeGpu, plugged_in
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import FakeGpu, plugged_in
 
 from ingot.cuda_driver import Gpu, probe, this_driver
 from ingot.device.context import Cuda, open_cuda
 from ingot.device.errors import CudaError, OutOfDeviceMemory
 from ingot.errors import EngineError, RequirementError
-from ingot.models.fake_gpu import FakeGpu, plugged_in
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_out_of_memory_says_how_much_and_breaks_nothing(gpu: FakeGpu) -> None:
         assert "2,147,483,648 bytes were asked for, 1,073,740,824 of 1,073,741,824 are free" in caught.value.what
         assert "Fake GPU" in caught.value.what
     cuda.free(kept)
-    cuda.free(cuda.allocate(1 << 29))
+    cuda.free(cuda.allocate(1 << 20))
 
 
 def test_a_kernel_is_started_with_its_arguments(gpu: FakeGpu, seed: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ingot.errors import FormatError, InputError
-from ingot.runtime.arrays import DTYPES, FEW_ELEMENTS, array_dtype, domain_check, to_array, to_result
+from ingot.runtime.arrays import DTYPES, FEW_ELEMENTS, array_dtype, domain_check, is_on_gpu, to_array, to_result
 from ingot.signature import Domain, Tensor
 
 torch = pytest.importorskip("torch")
@@ -186,3 +186,20 @@ def test_masks_pad_last(dtype: str, rows: int) -> None:
     with pytest.raises(InputError, match=rf"position 2 of row \[{rows - 1}\]"):
         check(mask)
     check(np.ones((0, 4), dtype))
+
+
+def test_arrays_on_a_gpu_are_told_from_those_that_are_not() -> None:
+    class Interface:
+        __cuda_array_interface__ = property(lambda self: {})
+
+    class Pack:
+        def __init__(self, kind: int) -> None:
+            self.kind = kind
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.kind, 0
+
+    for value in (np.zeros(3), torch.zeros(3), [1.0], 2, None, Pack(1), Pack(3)):
+        assert not is_on_gpu(value)
+    for value in (Interface(), Pack(2), Pack(13)):
+        assert is_on_gpu(value)

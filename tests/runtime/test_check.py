@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ingot import installed
 from ingot.errors import FormatError, UsageError
 from ingot.file.header import Target
 from ingot.file.read import AGAIN
@@ -58,3 +61,42 @@ def test_a_format_error_found_late_names_the_file_and_a_fix(tmp_path: Path, seed
         with pytest.raises(FormatError, match=said) as caught:
             opener(path)
         assert (caught.value.where, caught.value.fix) == (str(path), AGAIN)
+
+
+GPU_TARGETS = (
+    Target("tensorrt-rtx", {}, {"tensorrt-rtx": "==1.7.1.116", "gpu": "sm_89,sm_120", "cuda": ">=13.0"}),
+    Target("tensorrt", {}, {"tensorrt": "==11.4.0.1", "gpu": "sm_90", "cuda": ">=13.0"}),
+)
+
+
+def test_the_best_target_stands_first_whatever_the_files_order(tmp_path: Path, seed: int) -> None:
+    report = check_file(write_encoder(tmp_path / "e.ingot", seed, before=GPU_TARGETS))
+    assert [target.name for target in report.header.targets] == ["tensorrt-rtx", "tensorrt", "cpu"]
+    assert [target.name for target in report.targets] == ["tensorrt", "tensorrt-rtx", "cpu"]
+    assert report.targets[-1].runs
+
+
+def test_three_targets_are_judged_without_what_running_them_takes(tmp_path: Path, seed: int) -> None:
+    """10 ms are few: each module costs up to one."""
+    path = write_encoder(tmp_path / "e.ingot", seed, before=GPU_TARGETS)
+    code = (
+        "import sys, ingot; check = ingot.check; before = set(sys.modules); check(sys.argv[1]); "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    loaded = done.stdout.split()
+    assert "ingot.backends.tensorrt.load" in loaded, done.stderr
+    heavy = {"tensorrt_rtx", "tensorrt", "onnxruntime", "torch", "dataclasses", "importlib.metadata"}
+    heavy |= {"ingot.device", "ingot.backends.tensorrt.flavours", "ingot.backends.tensorrt.session"}
+    assert heavy & set(loaded) == set()
+    assert len(loaded) <= 16, loaded
+
+
+def test_a_second_check_lists_no_folder_again(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, count_calls: Callable[[Callable[[], object]], int]
+) -> None:
+    path = write_encoder(tmp_path / "e.ingot", seed, before=GPU_TARGETS)
+    check_file(path)
+    monkeypatch.setattr(installed.os, "listdir", None)
+    assert check_file(path).runs
+    assert count_calls(lambda: check_file(path)) < 4000

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import pytest
+from fake_gpu import FakeGpu, plugged_in
+from fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
 
 from ingot.backends.cpu.load import LOADER as CPU
 from ingot.errors import EngineError, RequirementError
 from ingot.file.header import Target
-from ingot.models.fake_gpu import FakeGpu, plugged_in
-from ingot.models.fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
-from ingot.runtime.check import check_file
+from ingot.file.read import EngineFile
+from ingot.runtime.absent import Absent
+from ingot.runtime.check import check_file, check_targets, targets_in_order
+from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine
 from ingot.signature import Dim, Signature, Tensor
 
@@ -135,8 +138,6 @@ def test_what_fails_to_load_is_not_passed_over(trt: FakeTensorRt, tmp_path: Path
 def test_of_two_targets_of_one_name_the_one_that_was_judged_is_loaded(trt: FakeTensorRt, tmp_path: Path) -> None:
     with_code = RTX._replace(needs={**NEEDS, "code": "x.so"})
     header = check_file(write(tmp_path / "e.ingot", RTX)).header
-    from ingot.runtime.check import check_targets, targets_in_order
-
     doubled = header._replace(targets=(with_code, header.targets[1]))
     checks = check_targets(doubled, "tensorrt-rtx", allow_code=False)
     assert [check.runs for check in checks] == [False, True]
@@ -184,3 +185,27 @@ def test_damaged_vectors_close_the_engine(trt: FakeTensorRt, tmp_path: Path, see
     with pytest.raises(EngineError, match="self-test vectors are not readable"):
         open_engine(write(tmp_path / "e.ingot", unproven(), selftest=broken))
     assert (trt.gpu.used_bytes, trt.gpu.streams) == (0, 0)
+
+
+def test_an_engine_for_another_machine_says_what_is_lacking_on_the_gpu_too(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the target asks whether it is installed")
+    file = EngineFile.open(write(tmp_path / "e.ingot", RTX, cpu=False))
+    lent = FakeArray()
+    with (
+        plugged_in(None),
+        Engine(file, file.header.targets[0], Absent(check_targets(file.header)), threads=1) as made,
+    ):
+        for call in (
+            lambda: made(lent),
+            lambda: made.run_device({"x": lent}),
+            lambda: made(np.ones((2, 4), "float32")),
+        ):
+            with pytest.raises(RequirementError, match="needs a GPU of sm_89, found no NVIDIA driver"):
+                call()
+
+
+class FakeArray:
+    """What another library says of an array on a GPU."""
+
+    def __init__(self) -> None:
+        self.__cuda_array_interface__ = {"shape": (2, 4), "typestr": "<f4", "data": (512, False), "version": 3}

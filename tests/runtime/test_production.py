@@ -50,7 +50,18 @@ def test_starts_no_process_and_no_connection(outcome: dict[str, object]) -> None
 def test_loads_only_the_second_chain(outcome: dict[str, object]) -> None:
     ours = outcome["ours"]
     assert isinstance(ours, list)
-    allowed = ("api", "backends", "cuda_driver", "errors", "file", "installed", "machine", "runtime", "signature", "version")
+    allowed = (
+        "api",
+        "backends",
+        "cuda_driver",
+        "errors",
+        "file",
+        "installed",
+        "machine",
+        "runtime",
+        "signature",
+        "version",
+    )
     assert {name.split(".")[1] for name in ours if "." in name} <= set(allowed)
     assert not [name for name in ours if name.endswith(".build")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from ingot.signature import Dim, Signature, Tensor
 
 pytest.importorskip("tensorrt_rtx", reason="plans are built for real")
 
-RTX = builder("tensorrt-rtx")
+RTX = cast(TensorRtBuilder, builder("tensorrt-rtx"))
 
 NAMES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16"}
 
@@ -45,7 +45,7 @@ def network(dtype: ir.DataType = ir.DataType.FLOAT16, width: int = 64, seed: int
     weight = np.random.default_rng(seed).standard_normal((width, width)) / width**0.5
     tensor = ir.tensor(weight.astype(np.float32).astype(dtype.numpy()), dtype=dtype, name="w")
     value = model.graph.initializers["w"]
-    value.const_value, value.shape, value.dtype = tensor, tensor.shape, dtype
+    value.const_value, value.shape, value.dtype = tensor, ir.Shape((width, width)), dtype
     return model
 
 
@@ -88,7 +88,9 @@ def test_one_plan_for_several_architectures_with_layers_and_proofs_that_hold(tmp
     assert built.notes["log"]["errors"] == []
     assert told == ["tensorrt-rtx builds for sm_89, sm_120"]
     x = np.random.default_rng(seed).standard_normal((3, 64)).astype(np.float16)
-    w = model.graph.initializers["w"].const_value.numpy().astype(np.float32)
+    weight = model.graph.initializers["w"].const_value
+    assert weight is not None
+    w = weight.numpy().astype(np.float32)
     expected = np.maximum(x.astype(np.float32) @ w, 0) @ w
     assert len(built.proofs) == 2
     for proof in built.proofs:
@@ -111,7 +113,7 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
 def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
     model = network()
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    RTX.prepare(model, options(model, tmp_path, "sm_89"))  # type: ignore[attr-defined]
+    RTX.prepare(model, options(model, tmp_path, "sm_89"))
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
@@ -171,7 +173,7 @@ def test_without_an_architecture_the_machines_own_is_taken(tmp_path: Path, monke
     gpu = Gpu(0, "a card", "sm_86", 1 << 30)
     monkeypatch.setattr(build_module, "this_driver", lambda: Driver("13.0", (gpu,), None))
     model = network()
-    assert RTX.prepare(model, options(model, tmp_path)).spec["archs"] == ["sm_86"]  # type: ignore[attr-defined]
+    assert RTX.prepare(model, options(model, tmp_path)).spec["archs"] == ["sm_86"]
 
 
 def test_full_tensorrt_without_itself_or_its_gpu_says_how_to_emit(
@@ -195,13 +197,13 @@ def test_full_tensorrt_without_itself_or_its_gpu_says_how_to_emit(
 
 def test_a_dim_without_an_upper_bound_is_told_in_the_notes(tmp_path: Path) -> None:
     model = network()
-    prepared = RTX.prepare(model, options(model, tmp_path, "sm_89", most=None))  # type: ignore[attr-defined]
+    prepared = RTX.prepare(model, options(model, tmp_path, "sm_89", most=None))
     assert prepared.notes == ["B has no upper bound: the engine takes up to 32; --shape INPUT=B:1..N"]
 
 
 def test_what_the_served_network_cannot_do_is_an_error_and_its_process_ends(tmp_path: Path) -> None:
     model = network()
-    prepared = RTX.prepare(model, options(model, tmp_path, "sm_89"))  # type: ignore[attr-defined]
+    prepared = RTX.prepare(model, options(model, tmp_path, "sm_89"))
     session = NetworkSession(prepared.staged.folder, "tensorrt-rtx", ["x"], ["y"])
     with pytest.raises(BuildError, match="2x3 and 64x64"):
         session.run([np.zeros((2, 3), np.float16)])
@@ -228,3 +230,39 @@ def test_a_child_that_dies_without_a_result_is_a_build_error(
     model = network()
     with pytest.raises(BuildError, match="killed by the system"):
         RTX.build(model, options(model, tmp_path, "sm_89"))
+
+
+@pytest.mark.parametrize("stored", ["int4", "float8e4m3fn", "int8"])
+def test_weights_of_few_bits_reach_the_parser_as_they_are(stored: str, tmp_path: Path, seed: int) -> None:
+    """Larger than what stays in the graph; the parser's own network computes with every one of them."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    rng = np.random.default_rng(seed)
+    width, half = 64, TensorProto.FLOAT16
+    kinds = {"int4": TensorProto.INT4, "float8e4m3fn": TensorProto.FLOAT8E4M3FN, "int8": TensorProto.INT8}
+    steps = rng.integers(-7, 8, (width, width))
+    weight = helper.make_tensor("w", kinds[stored], steps.shape, steps.astype(np.float32).ravel().tolist())
+    if stored != "float8e4m3fn":
+        weight = helper.make_tensor("w", kinds[stored], steps.shape, steps.ravel().tolist())
+    blocks = stored == "int4"
+    shape = (width // 32, width) if blocks else (width,)
+    scales = rng.uniform(0.5, 1, shape).astype(np.float16)
+    where: dict[str, int] = {"axis": 0, "block_size": 32} if blocks else {"axis": 1}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], **where),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    scale = onnx.numpy_helper.from_array(scales, "s")
+    io = [helper.make_tensor_value_info(name, half, ["B", width]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", io[:1], io[1:], [weight, scale])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    built = RTX.build(model, options(model, tmp_path, "sm_89"))
+    x = rng.standard_normal((3, width)).astype(np.float16)
+    wide = np.repeat(scales, 32, axis=0) if blocks else scales
+    expected = x.astype(np.float32) @ (steps * wide.astype(np.float32))
+    session = built.proofs[1].open()
+    (got,) = session.run([x])
+    session.close()
+    assert np.abs(got.astype(np.float32) - expected).max() < 0.01 * np.abs(expected).max()

@@ -1,6 +1,6 @@
 """From a plan in a file to a session: what is checked first, what TensorRT's refusal says, and what is never let in.
 
-TensorRT and the driver are stand-ins (ingot.models.fake_tensorrt, fake_gpu); the last tests ask the real package.
+TensorRT and the driver are stand-ins (tests/fakes); the last tests ask the real package.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import contextlib
 import ctypes
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fake_tensorrt
 import numpy as np
 import pytest
+from fake_gpu import FakeGpu, plugged_in
+from fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
 
 from ingot.backends.tensorrt import lane, load, messages, session
 from ingot.backends.tensorrt_rtx.load import LOADER
 from ingot.errors import EngineError, FormatError, RequirementError, UsageError
 from ingot.file.header import Target
-from ingot.models import fake_tensorrt
-from ingot.models.fake_gpu import FakeGpu, plugged_in
-from ingot.models.fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
 from ingot.runtime.open import open_engine
 from ingot.signature import Dim, Signature, Tensor
 
@@ -211,6 +213,44 @@ def test_what_each_target_needs() -> None:
     assert dict(load.LOADER.build_needs) == {"tensorrt": ">=11.4,<12", "cuda": ">=13.0", "gpu": ""}
     assert dict(load.LOADER.needs) == dict(load.LOADER.build_needs)
     assert set(LOADER.needs) == {"tensorrt-rtx", "cuda", "gpu"}
+
+
+PROGRAM = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "onnx", "onnx_ir", "onnxscript", "click", "transformers", "onnxruntime"]))
+import numpy, ingot
+from fake_gpu import FakeGpu, plugged_in
+from fake_tensorrt import FakeTensorRt, installed
+gpu = FakeGpu()
+with plugged_in(gpu), installed(FakeTensorRt(gpu)), ingot.load(sys.argv[1]) as engine:
+    x = numpy.ones((2, 4), "float32")
+    y, s = engine(x)
+    lent = engine(engine.run_device({"x": engine.run_device({"x": Lent(x)})["y"]})["y"])
+    print(engine.target, y.sum(), lent[0].numpy().sum())
+print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("ingot.")}))
+"""
+
+LENT = """
+class Lent:
+    def __init__(self, x):
+        from ingot.device.context import open_cuda
+        cuda = open_cuda()
+        self.pointer = cuda.allocate(x.nbytes)
+        cuda.to_device(self.pointer, x.ctypes.data, x.nbytes, 0)
+        self.__cuda_array_interface__ = dict(
+            shape=x.shape, typestr="<f4", data=(self.pointer, False), version=3, stream=1)
+"""
+
+
+def test_production_needs_no_compiler_and_no_torch(write: Callable[..., Path]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the version that is installed is what the plan asks for")
+    command = [sys.executable, "-c", LENT + PROGRAM, str(write())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, loaded = done.stdout.splitlines()
+    assert first == "tensorrt-rtx 24.0 120.0"
+    ours = {"api", "backends", "cuda_driver", "device", "errors", "file", "installed", "machine", "models", "plugins"}
+    assert set(loaded.split()) <= ours | {"runtime", "signature", "version"}
 
 
 OWNERS = {

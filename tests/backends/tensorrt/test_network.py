@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ingot.backends.tensorrt import network_math
 from ingot.backends.tensorrt.network import NetworkEvaluator, NotEvaluatedError, evaluate
 from ingot.runtime.metrics import measure
 
@@ -549,7 +551,8 @@ WRITTEN = {
     "a scan backward": Written(
         "g (float[2] a, float[2,4] b) => (float[2] y, float[2,4] z)"
         " { y, z = Scan<num_scan_inputs = 1, scan_input_axes = [1], scan_input_directions = [1],"
-        " scan_output_axes = [1], body = o (float[2] s, float[2] x) => (float[2] t, float[2] u) { t = Add(s, x) u = Mul(t, x) }>(a, b) }",
+        " scan_output_axes = [1],"
+        " body = o (float[2] s, float[2] x) => (float[2] t, float[2] u) { t = Add(s, x) u = Mul(t, x) }>(a, b) }",
         floats((2,), (2, 4)),
     ),
     "a branch": Written(
@@ -589,6 +592,29 @@ def test_a_parsed_graph_is_what_onnx_runtime_computes(name: str, seed: int) -> N
         same(array, got[output.name])
     again = evaluator.run(given)
     assert all(np.array_equal(again[key], got[key]) for key in got)
+
+
+def test_a_value_is_let_go_of_after_its_last_reader(net: Net) -> None:
+    """In a chain of 60 sums, as many tensors live at the end as at the start."""
+    x = net.input(torch.ones(4099))
+    y = x
+    for _ in range(60):
+        y = net.network.add_elementwise(y, x, trt.ElementWiseOperation.SUM).get_output(0)
+    live: list[int] = []
+    real = torch.add
+
+    def count(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        live.append(sum(type(each) is torch.Tensor and each.shape == a.shape for each in gc.get_objects()))
+        return real(a, b)
+
+    y.name = "y"
+    net.network.mark_output(y)
+    evaluator = NetworkEvaluator(net.network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(network_math._BINARY, "SUM", count)
+        (got,) = evaluator.run(net.given).values()
+    assert got[0] == 61
+    assert max(live) <= min(live) + 2
 
 
 def test_a_layer_that_cannot_be_evaluated_is_named(net: Net) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import FakeGpu, plugged_in
+from fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
 
 from ingot.backends.tensorrt.lane import rounded
 from ingot.device.array import DeviceArray
 from ingot.device.context import Cuda, open_cuda
 from ingot.errors import EngineError, FormatError, InputError, UsageError
 from ingot.file.header import Target
-from ingot.models.fake_gpu import FakeGpu, plugged_in
-from ingot.models.fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
 from ingot.models.handmade import write_encoder
 from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine
@@ -261,6 +261,8 @@ def test_results_go_where_they_are_told(engine: Engine, gpu: FakeGpu, cuda: Cuda
     assert out["y"] is room
     assert gpu.read(room.pointer, x.nbytes) == (x * 2 + 1).tobytes()
     assert np.array_equal(out["s"].numpy(), x.sum(-1))
+    cuda.synchronize()
+    assert gpu.read(room.pointer, x.nbytes) == (x * 2 + 1).tobytes(), "what the room held before came first"
     for outputs, said in (
         ({"y": OnGpu(cuda, np.zeros((2, 4), np.float32))}, r"has room for \[2, 4\], and this run gives \[3, 4\]"),
         ({"y": OnGpu(cuda, np.zeros((3, 4)))}, "'y' is float64 on the GPU, and must be float32"),

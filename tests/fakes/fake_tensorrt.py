@@ -20,11 +20,11 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from fake_gpu import FakeGpu
 
 from ingot.backends.tensorrt import messages
 from ingot.file.header import Header, Target
 from ingot.file.write import Draft, Part
-from ingot.models.fake_gpu import FakeGpu
 from ingot.signature import Signature
 from ingot.version import __version__
 
@@ -263,7 +263,7 @@ def installed(trt: FakeTensorRt) -> Iterator[None]:
     before = sys.modules.get(trt.__name__)
     sys.modules[trt.__name__] = trt  # type: ignore[assignment]
     try:
-        with patch.dict(messages._loggers, clear=True):
+        with patch.dict(messages.loggers, clear=True):
             yield
     finally:
         del sys.modules[trt.__name__]

@@ -33,14 +33,14 @@ def plugged_in(gpu: FakeGpu | None) -> Iterator[None]:
     """Meanwhile this process finds this GPU, or with None no driver."""
     with patch.object(cuda_driver, "open_library", lambda: gpu), patch.object(context, "open_library", lambda: gpu):
         cuda_driver.this_driver.cache_clear()
-        before = dict(context._opened)
-        context._opened.clear()
+        before = dict(context.opened)
+        context.opened.clear()
         try:
             yield
         finally:
             cuda_driver.this_driver.cache_clear()
-            context._opened.clear()
-            context._opened.update(before)
+            context.opened.clear()
+            context.opened.update(before)
 
 
 def _plain(argument: Any) -> Any:

@@ -84,7 +84,7 @@ class Proof:
     """What is held to eager where the built thing itself cannot run on this machine.
 
     `what` says so in the report: "the lowered graph, on ONNX Runtime". The session of `open` takes and gives what the
-    target's own would. Opening or running it raises UnprovenError where it turns out that it shows nothing of this model.
+    target's own would. Opening or running it raises UnprovenError where it shows nothing of this model.
     """
 
     what: str

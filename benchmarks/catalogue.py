@@ -11,6 +11,9 @@ from benchmarks import (
     embedder,
     load_time,
     minilm_speed,
+    onnx_cases,
+    rtx_build,
+    rtx_engines,
     size,
 )
 from benchmarks.harness import Benchmark
@@ -25,4 +28,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     compile_time.BENCHMARK,
     compile_memory.BENCHMARK,
     determinism.BENCHMARK,
+    rtx_build.BENCHMARK,
+    onnx_cases.BENCHMARK,
+    rtx_engines.BENCHMARK,
 )

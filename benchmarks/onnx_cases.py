@@ -26,9 +26,9 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from benchmarks.harness import Bar, Benchmark, Result, Table
-from ingot.backends.tensorrt import operators
-from ingot.backends.tensorrt.asked import dtype_of
-from ingot.backends.tensorrt.lower import for_parser, lower
+from ingot.backends.tensorrt.lowering.lower import for_parser, lower
+from ingot.backends.tensorrt.operators import table as operators
+from ingot.backends.tensorrt.operators.asked import dtype_of
 from ingot.passes.contract import run_passes
 from ingot.passes.infer_shapes import InferShapes
 from ingot.runtime.metrics import measure
@@ -165,8 +165,8 @@ def child(folder: Path, names: Sequence[str]) -> None:
 
 
 def _judged(trt: Any, logger: Any, builder: Any, home: Path) -> str:
-    from ingot.backends.tensorrt.audit import audit
-    from ingot.backends.tensorrt.network import NotEvaluatedError, evaluate
+    from ingot.backends.tensorrt.child.audit import audit
+    from ingot.backends.tensorrt.network.evaluate import NotEvaluatedError, evaluate
 
     about = json.loads((home / "about.json").read_text(encoding="utf-8"))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.harness import Bar, Benchmark, Result, Table
 from ingot.backends.contract import Builder, BuildOptions
-from ingot.backends.tensorrt.lower import lower
+from ingot.backends.tensorrt.lowering.lower import lower
 from ingot.backends.tensorrt.proof import ort_session
 from ingot.errors import BuildError, UnsupportedOperatorError, VerificationError
 from ingot.frontend.export import Exported, export

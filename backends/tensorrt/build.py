@@ -9,17 +9,18 @@ from typing import Any
 import onnx_ir as ir
 
 from ingot.backends.contract import BuildOptions, Built, Covered, No, Proof, Yes
-from ingot.backends.tensorrt import operators, product
+from ingot.backends.tensorrt import product
+from ingot.backends.tensorrt.child.parse import OUTPUT
+from ingot.backends.tensorrt.child.process import Limits, Outcome, reduce_seconds, run
+from ingot.backends.tensorrt.child.serve import NetworkSession
 from ingot.backends.tensorrt.failure import failure, read_result, with_piece
 from ingot.backends.tensorrt.flavours import FLAVOURS, Flavour
-from ingot.backends.tensorrt.lower import lower
-from ingot.backends.tensorrt.parse import OUTPUT
-from ingot.backends.tensorrt.plugin_parts import plugin_parts
+from ingot.backends.tensorrt.lowering.lower import lower
+from ingot.backends.tensorrt.operators import table as operators
+from ingot.backends.tensorrt.plugin.parts import plugin_parts
 from ingot.backends.tensorrt.precisions import lacking
-from ingot.backends.tensorrt.process import Limits, Outcome, reduce_seconds, run
 from ingot.backends.tensorrt.profiles import profile
 from ingot.backends.tensorrt.proof import ort_session
-from ingot.backends.tensorrt.serve import NetworkSession
 from ingot.backends.tensorrt.stage import Staged, stage, write_part
 from ingot.cuda_driver import this_driver
 from ingot.errors import BuildError, UnsupportedOperatorError, UsageError
@@ -29,7 +30,7 @@ from ingot.installed import installed_version
 from ingot.ir.provenance import where
 from ingot.signature import Signature, Tensor
 
-CHILD = "ingot.backends.tensorrt.child"
+CHILD = "ingot.backends.tensorrt.child.build"
 
 
 @dataclass(frozen=True, slots=True)

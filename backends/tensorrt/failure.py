@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ingot.backends.tensorrt import log
+from ingot.backends.tensorrt.child.parse import LOG, OUTPUT, RESULT
+from ingot.backends.tensorrt.child.process import MEMORY_GB, TIMEOUT_S, Outcome
 from ingot.backends.tensorrt.flavours import Flavour
-from ingot.backends.tensorrt.parse import LOG, OUTPUT, RESULT
-from ingot.backends.tensorrt.process import MEMORY_GB, TIMEOUT_S, Outcome
 from ingot.errors import BuildError
 
 SIGNALS: Mapping[int, str] = {

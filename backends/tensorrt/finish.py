@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ingot.backends.tensorrt import product
+from ingot.backends.tensorrt.child.parse import LOG, OUTPUT, PLAN, RESULT, SPEC, read_spec
+from ingot.backends.tensorrt.child.process import Limits, run
 from ingot.backends.tensorrt.failure import failure, read_result
 from ingot.backends.tensorrt.flavours import FLAVOURS, Flavour
-from ingot.backends.tensorrt.parse import LOG, OUTPUT, PLAN, RESULT, SPEC, read_spec
-from ingot.backends.tensorrt.process import Limits, run
 from ingot.cuda_driver import this_driver
 from ingot.errors import BuildError, EngineError, IngotError, RequirementError
 from ingot.file.header import Header, Member
@@ -25,7 +25,7 @@ from ingot.installed import installed_version
 
 BUILD, MEMBERS, HEADER = "build", "members", "header.json"
 
-CHILD = "ingot.backends.tensorrt.child"
+CHILD = "ingot.backends.tensorrt.child.build"
 
 
 def main(folder: Path, arguments: Sequence[str]) -> int:

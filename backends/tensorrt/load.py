@@ -89,8 +89,8 @@ class TensorRtLoader:
         trt = self._module()
 
         # The path of `ingot check` pays for none of these.
-        from ingot.backends.tensorrt import plugin_host
         from ingot.backends.tensorrt.messages import messages_of
+        from ingot.backends.tensorrt.plugin import host as plugin_host
         from ingot.backends.tensorrt.session import TensorRtSession
         from ingot.device.context import open_cuda
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ingot.backends.tensorrt import log
+from ingot.backends.tensorrt.child.layers import precisions
+from ingot.backends.tensorrt.child.parse import LAYERS, LOG, PLAN
 from ingot.backends.tensorrt.flavours import Flavour
-from ingot.backends.tensorrt.layers import precisions
-from ingot.backends.tensorrt.parse import LAYERS, LOG, PLAN
 from ingot.backends.tensorrt.profiles import as_option
 from ingot.file.header import Target
 from ingot.file.write import Part

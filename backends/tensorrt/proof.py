@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ingot.backends.tensorrt.insert import Inserter, take_over
+from ingot.backends.tensorrt.lowering.insert import Inserter, take_over
 from ingot.errors import BuildError, EngineError
 from ingot.ir.rewrite import all_nodes, fresh_name, value_names
 from ingot.signature import Signature

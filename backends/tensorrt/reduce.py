@@ -14,10 +14,10 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from ingot.backends.tensorrt.child.parse import GRAPH, LOG, OUTPUT, SPEC, WEIGHTS, read_spec
+from ingot.backends.tensorrt.child.process import Limits, Outcome, run
 from ingot.backends.tensorrt.failure import read_result
 from ingot.backends.tensorrt.flavours import FLAVOURS
-from ingot.backends.tensorrt.parse import GRAPH, LOG, OUTPUT, SPEC, WEIGHTS, read_spec
-from ingot.backends.tensorrt.process import Limits, Outcome, run
 
 LARGEST_BYTES = 1 << 30
 """A piece with more weights than this is not worth writing."""
@@ -131,7 +131,7 @@ class _Search:
         folder = self.folder / "reduce" / str(self.tried)
         self._stage(piece, folder)
         limits = Limits(max(1.0, min(self.limits.seconds, self.until - time.monotonic())), self.limits.memory_bytes)
-        outcome = run("ingot.backends.tensorrt.child", [str(folder)], output=folder / OUTPUT, limits=limits)
+        outcome = run("ingot.backends.tensorrt.child.build", [str(folder)], output=folder / OUTPUT, limits=limits)
         if _symptom(folder, outcome) != self.symptom:
             return False
         self.best = piece

@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ingot.backends.tensorrt.parse import GRAPH, SPEC, WEIGHTS
-from ingot.backends.tensorrt.plugin_parts import name_for_parser
+from ingot.backends.tensorrt.child.parse import GRAPH, SPEC, WEIGHTS
+from ingot.backends.tensorrt.plugin.parts import name_for_parser
 from ingot.errors import BuildError
 from ingot.file.write import Part
 from ingot.ir.checks import subgraphs

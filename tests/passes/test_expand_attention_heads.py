@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingot.backends.tensorrt.expand_attention_heads import ExpandAttentionHeads
+from ingot.backends.tensorrt.lowering.expand_attention_heads import ExpandAttentionHeads
 
 GRAPH = """g (float[B, S, 24] q, float[B, K, {kv}] k, float[B, K, {kv}] v) => (float[B, S, {out}] y) {{
     y = Attention <q_num_heads = 4, kv_num_heads = {heads}> (q, k, v) }}"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingot.backends.tensorrt.expand_trilu_default import ExpandTriluDefault
+from ingot.backends.tensorrt.lowering.expand_trilu_default import ExpandTriluDefault
 from ingot.passes.contract import run_passes
 
 GRAPH = "g (float[B, S, S] x) => (float[B, S, S] y) {{ y = Trilu{attributes}({inputs}) }}"

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from ingot.backends.tensorrt.lower_log_softmax import LowerLogSoftmax
+from ingot.backends.tensorrt.lowering.lower_log_softmax import LowerLogSoftmax
 from ingot.ir.provenance import MODULE
 from ingot.passes.contract import run_passes
 from ingot.runtime.metrics import measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingot.backends.tensorrt.lower_negative_indices import LowerNegativeIndices
+from ingot.backends.tensorrt.lowering.lower_negative_indices import LowerNegativeIndices
 
 # The fixture draws 0 and 1 for integers: less one, bounded by 0, they are the last and the first.
 

@@ -109,7 +109,7 @@ def test_a_declaration_holds_together(declaration: Declaration) -> None:
 
 def test_declarations_import_neither_torch_nor_onnx_nor_triton() -> None:
     code = (
-        "import sys, ingot.plugins.declared, ingot.plugins.skip_norm, ingot.backends.tensorrt.plugin_host;"
+        "import sys, ingot.plugins.declared, ingot.plugins.skip_norm, ingot.backends.tensorrt.plugin.host;"
         "print(sorted({'torch', 'onnx', 'onnx_ir', 'triton', 'onnxscript'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

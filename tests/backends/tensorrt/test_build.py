@@ -15,9 +15,9 @@ from ingot.backends.contract import BuildOptions
 from ingot.backends.targets import builder
 from ingot.backends.tensorrt import build as build_module
 from ingot.backends.tensorrt.build import TensorRtBuilder
+from ingot.backends.tensorrt.child.process import Outcome
+from ingot.backends.tensorrt.child.serve import NetworkSession
 from ingot.backends.tensorrt.flavours import FLAVOURS, PRECISIONS
-from ingot.backends.tensorrt.process import Outcome
-from ingot.backends.tensorrt.serve import NetworkSession
 from ingot.cuda_driver import Driver, Gpu
 from ingot.errors import BuildError, UnsupportedOperatorError, UsageError
 from ingot.ir.provenance import MODULE, SOURCE

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from ingot.backends.contract import BuildOptions
-from ingot.backends.tensorrt.lower import lower
+from ingot.backends.tensorrt.lowering.lower import lower
 from ingot.backends.tensorrt.proof import ort_session
 from ingot.frontend.export import Exported, export
 from ingot.frontend.source import Source

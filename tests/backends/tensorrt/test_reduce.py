@@ -15,7 +15,8 @@ import pytest
 from ingot.backends.contract import BuildOptions
 from ingot.backends.targets import builder
 from ingot.backends.tensorrt import build as build_module
-from ingot.backends.tensorrt import operators, reduce
+from ingot.backends.tensorrt import reduce
+from ingot.backends.tensorrt.operators import table as operators
 from ingot.errors import BuildError, UsageError
 from ingot.ir.provenance import SOURCE
 from ingot.signature import Dim, Signature, Tensor

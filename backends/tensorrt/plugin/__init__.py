@@ -1,0 +1,1 @@
+"""Our operators as TensorRT plugins: their fields, the host that TensorRT calls, their kernels."""

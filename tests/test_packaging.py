@@ -110,7 +110,7 @@ def metadata(wheel: zipfile.ZipFile, name: str) -> str:
 
 
 def test_the_wheel_holds_every_file_of_the_library_and_no_other(wheel: zipfile.ZipFile) -> None:
-    expected = {"ingot/py.typed"} | {
+    expected = {"ingot/py.typed", "ingot/backends/cuda/kernels.txt"} | {
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in PACKAGES.items()
         for path in (ROOT / folder).rglob("*.py")
@@ -119,11 +119,14 @@ def test_the_wheel_holds_every_file_of_the_library_and_no_other(wheel: zipfile.Z
     assert held == expected
 
 
+EXTRAS = {"cpu", "cuda", "tensorrt", "tensorrt-rtx", "text", "compile", "triton", "hf", "test"}
+
+
 def test_the_wheel_needs_little_and_offers_extras(wheel: zipfile.ZipFile) -> None:
     told = email.message_from_string(metadata(wheel, "METADATA"))
     needs = told.get_all("Requires-Dist") or []
     assert sorted(need.partition("<")[0] for need in needs if "extra ==" not in need) == ["click", "numpy"]
-    assert set(told.get_all("Provides-Extra") or []) == {"cpu", "cuda", "text", "compile", "hf", "test"}
+    assert set(told.get_all("Provides-Extra") or []) == EXTRAS
     assert told["Requires-Python"] == ">=3.11"
     assert told["License-Expression"] == "Apache-2.0"
     assert "ingot = ingot.cli.main:main" in metadata(wheel, "entry_points.txt")

@@ -71,10 +71,13 @@ def _gpu_text(gpu: Mapping[str, Any]) -> str:
 
 def _print_coverage(target: str, as_json: bool) -> None:
     backend = loader(target)
-    if unmet := backend.unmet(Target(target, {}, backend.needs), this_machine()):
-        missing = ", ".join(item.requirement for item in unmet)
-        raise RequirementError(f"target {target} needs {missing}", fix="; ".join(item.fix for item in unmet))
-    rows = builder(target).coverage()
+    try:
+        rows = builder(target).coverage()
+    except ImportError as error:
+        lacking = backend.unmet(Target(target, {}, backend.build_needs), this_machine())
+        needed = ", ".join(item.requirement for item in lacking) or error.name
+        fix = "; ".join(item.fix for item in lacking) or "pip install 'ingot-compiler[compile]'"
+        raise RequirementError(f"the coverage of target {target} needs {needed}", fix=fix) from error
     if as_json:
         print_json([asdict(row) for row in rows])
         return

@@ -148,9 +148,10 @@ def test_interrupted_at_any_moment_leaves_nothing_or_a_whole_file(
         time.sleep(wait)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode in (code, 0), errors
+    # While the interpreter goes down, a signal is the system's to answer; the file is long whole then.
+    assert process.returncode in (code, 0, -number), errors
     assert "Traceback" not in errors
-    left = sorted(path.name for path in folder.iterdir() if path.suffix in (".ingot", ".tmp"))
+    left = sorted(path.name for path in folder.iterdir() if path.suffix in (".ingot", ".tmp") or path.name[0] == ".")
     if left:
         # A signal between the rename and the end of the process: the file is whole.
         assert left == ["m.ingot"], f"after {wait:.2f} s"

@@ -84,6 +84,15 @@ def test_env_tells_what_is_here(run_ingot: Ingot) -> None:
     assert told["threads"]["chosen"] == min(told["threads"]["limits"].values())
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda", "tensorrt", "tensorrt-rtx"])
+def test_coverage_is_told_without_a_gpu(run_ingot: Ingot, target: str) -> None:
+    rows = json.loads(run_ingot("env", "--coverage", target, "--json").output)
+    operators = [row["operator"] for row in rows]
+    assert {"MatMul", "Conv", "Softmax"} <= set(operators)
+    assert all(row["how"] for row in rows)
+    assert "MatMul" in run_ingot("env", "--coverage", target).output
+
+
 def test_env_says_what_a_target_lacks(run_ingot: Ingot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "installed_version", {}.get)
     monkeypatch.setattr("ingot.cli.env.installed_version", {}.get)

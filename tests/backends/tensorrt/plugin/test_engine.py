@@ -240,7 +240,7 @@ def test_a_hidden_size_that_is_not_known_is_refused_with_the_users_line() -> Non
     with pytest.raises(UnsupportedOperatorError) as error:
         plugin_parts(model, ARCHS)
     assert "H of this skip_norm is not known when the engine is built" in str(error.value)
-    assert "test_plugin_engine.py" in str(error.value)
+    assert "test_engine.py" in str(error.value)
 
 
 class Loose(torch.nn.Module):

@@ -48,6 +48,7 @@ class Report(Mapping[str, Any]):
             ("accuracy", self._accuracy()),
             ("held", self._held()),
             ("graph", self._graph()),
+            ("built", self._built()),
             ("compiled in", self._time()),
             ("written by", ", ".join(f"{name} {version}" for name, version in self["versions"].items())),
             *(("warning", str(text)) for text in _list(self.get("warnings"))),
@@ -99,6 +100,19 @@ class Report(Mapping[str, Any]):
             return ""
         fired = sum(1 for step in steps if step.get("rewrites"))
         return f"{counts[0]:.0f} nodes, {counts[-1]:.0f} after {fired} of {len(steps)} passes found something"
+
+    def _built(self) -> str:
+        """What the build of each target has to tell: limits that it set, layers that it made."""
+        lines = []
+        for name, found in _dict(self.get("builds")).items():
+            told = _dict(found)
+            if (layers := number(told.get("layers"))) is not None:
+                lines.append(f"{name}: {layers:.0f} layers")
+            if placed := _dict(told.get("on the processor")):
+                operators = ", ".join(f"{count} {operator}" for operator, count in placed.items())
+                lines.append(f"{name}: on the processor, not the GPU: {operators}")
+            lines += [f"{name}: {text}" for text in _list(told.get("notes"))]
+        return "\n".join(lines)
 
     def _time(self) -> str:
         steps = [_dict(item) for item in _list(self.get("steps"))]

@@ -112,6 +112,9 @@ class Builder(Protocol):
     archs: tuple[str, ...]
     """The GPU architectures that `BuildOptions.archs` may name; none where the target asks for no GPU."""
 
+    coverage_source: str
+    """What the table of `coverage` was made from, and how far it was tried."""
+
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         """`imports` maps a domain to the version of its operator set, which a node in a body cannot tell by itself."""
         ...

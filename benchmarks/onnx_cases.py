@@ -166,7 +166,7 @@ def child(folder: Path, names: Sequence[str]) -> None:
 
 def _judged(trt: Any, logger: Any, builder: Any, home: Path) -> str:
     from ingot.backends.tensorrt.child.audit import audit
-    from ingot.backends.tensorrt.network.evaluate import NotEvaluatedError, evaluate
+    from ingot.backends.tensorrt.network.evaluate import EvaluationError, NotEvaluatedError, evaluate
 
     about = json.loads((home / "about.json").read_text(encoding="utf-8"))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -177,7 +177,7 @@ def _judged(trt: Any, logger: Any, builder: Any, home: Path) -> str:
     problems = audit(network, about["declared"])
     try:
         got = evaluate(network, given)
-    except NotEvaluatedError as error:
+    except (EvaluationError, NotEvaluatedError) as error:
         return f"not evaluated: {error}"
     for name, array in expected.items():
         if name in got and not _equal(array, got[name], about["rtol"], about["atol"]):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,22 +84,41 @@ def run() -> Result:
     ours = [sys.executable, "-c", OURS, str(home), ",".join(ARCHS)]
     theirs = _polygraphy(home)
     env = {"POLYGRAPHY_USE_TENSORRT_RTX": "1", "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
-    took = take_turns(ROUNDS, ours=lambda: _said(ours, env), polygraphy=lambda: _said(theirs, env))
+    whole: dict[str, list[float]] = {"ours": [], "polygraphy": []}
+    took = take_turns(
+        ROUNDS,
+        ours=lambda: _said(ours, env, whole["ours"]),
+        polygraphy=lambda: _said(theirs, env, whole["polygraphy"]),
+    )
     peaks = {
         "ours": peak_anonymous_bytes(["env", *_pairs(env), *ours]),
         "polygraphy": peak_anonymous_bytes(["env", *_pairs(env), *theirs]),
     }
-    time_ratio = statistics.median(our / their for our, their in zip(took["ours"], took["polygraphy"], strict=True))
+    time_ratio, whole_ratio = (
+        statistics.median(our / their for our, their in zip(each["ours"], each["polygraphy"], strict=True))
+        for each in (took, whole)
+    )
     memory_ratio = peaks["ours"] / peaks["polygraphy"]
     rows = [
-        (name, f"{statistics.median(took[name]):.2f} ({min(took[name]):.2f})", f"{peaks[name] / 1e9:.2f}")
+        (
+            name,
+            f"{statistics.median(took[name]):.2f} ({min(took[name]):.2f})",
+            f"{statistics.median(whole[name]):.2f}",
+            f"{peaks[name] / 1e9:.2f}",
+        )
         for name in took
     ]
     note = f"{ROUNDS} rounds in turn, from after the imports; RssAnon + RssShmem of the process tree every 20 ms"
-    head = ("GPT-2, 124 M parameters, float16", "seconds (least)", "peak GB")
+    head = ("GPT-2, 124 M parameters, float16", "seconds (least)", "with imports", "peak GB")
     table = Table(f"TensorRT-RTX plan for {', '.join(ARCHS)}", head, rows, note)
-    ratios = Table("ours / polygraphy", ("", "ratio"), [("time", ratio(time_ratio)), ("memory", ratio(memory_ratio))])
-    return Result([table, ratios], {"rtx_build_time": time_ratio, "rtx_build_memory": memory_ratio}, {"seconds": took})
+    rows_of_ratios = [
+        ("time", ratio(time_ratio)),
+        ("time of the whole processes, imports and all", ratio(whole_ratio)),
+        ("memory", ratio(memory_ratio)),
+    ]
+    ratios = Table("ours / polygraphy", ("", "ratio"), rows_of_ratios)
+    bars = {"rtx_build_time": time_ratio, "rtx_build_memory": memory_ratio}
+    return Result([table, ratios], bars, {"seconds": took, "whole_seconds": whole})
 
 
 def prepare(home: Path) -> None:
@@ -163,9 +183,11 @@ def _polygraphy(home: Path) -> list[str]:
     return command
 
 
-def _said(command: Sequence[str], env: Mapping[str, str]) -> float:
-    """The seconds that a process says it took, in a line of JSON among others."""
+def _said(command: Sequence[str], env: Mapping[str, str], whole: list[float]) -> float:
+    """The seconds that a process says it took, in a line of JSON among others; those of all of it go to `whole`."""
+    began = time.perf_counter()
     said = [line for line in run_process(command, env=env).splitlines() if line.startswith('{"seconds"')]
+    whole.append(time.perf_counter() - began)
     if not said:
         raise Unmeasured("a process ended without saying how long it took")
     return float(json.loads(said[-1])["seconds"])

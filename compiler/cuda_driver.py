@@ -28,7 +28,10 @@ class Driver(NamedTuple):
 
 @cache
 def this_driver() -> Driver:
-    """Asked once: starting the driver takes tenths of a second where there is one."""
+    """Asked once, and only for what a GPU target needs: starting a driver takes tenths of a second.
+
+    Nothing cheaper answers: /proc has no architectures, and NVML does not know of CUDA_VISIBLE_DEVICES.
+    """
     return probe(open_library())
 
 
@@ -55,7 +58,10 @@ def probe(library: Any) -> Driver:
     status = library.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
         return Driver(cuda, (), f"an NVIDIA driver without a GPU{f': {_words(status)}' if status else ''}")
-    return Driver(cuda, tuple(_gpu(library, index) for index in range(count.value)), None)
+    found = [_gpu(library, number) for number in range(count.value)]
+    gpus = tuple(gpu for gpu in found if isinstance(gpu, Gpu))
+    problem = None if gpus else f"a GPU that does not answer: {_words(next(s for s in found if isinstance(s, int)))}"
+    return Driver(cuda, gpus, problem)
 
 
 def _words(status: int) -> str:
@@ -65,12 +71,17 @@ def _words(status: int) -> str:
     return words(status)
 
 
-def _gpu(library: Any, index: int) -> Gpu:
+def _gpu(library: Any, number: int) -> Gpu | int:
+    """The GPU, or the status of a call that failed: one that does not answer is not there."""
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     memory, name = ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    library.cuDeviceGet(ctypes.byref(device), index)
-    library.cuDeviceGetAttribute(ctypes.byref(major), _ATTRIBUTE_MAJOR, device)
-    library.cuDeviceGetAttribute(ctypes.byref(minor), _ATTRIBUTE_MINOR, device)
-    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    library.cuDeviceGetName(name, len(name), device)
-    return Gpu(index, name.value.decode(errors="replace"), f"sm_{major.value}{minor.value}", memory.value)
+    status: int = (
+        library.cuDeviceGet(ctypes.byref(device), number)
+        or library.cuDeviceGetAttribute(ctypes.byref(major), _ATTRIBUTE_MAJOR, device)
+        or library.cuDeviceGetAttribute(ctypes.byref(minor), _ATTRIBUTE_MINOR, device)
+        or library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        or library.cuDeviceGetName(name, len(name), device)
+    )
+    if status != 0:
+        return status
+    return Gpu(number, name.value.decode(errors="replace"), f"sm_{major.value}{minor.value}", memory.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingot.backends.targets import builder, check_buildable
 from ingot.backends.tensorrt.build import TensorRtBuilder
-from ingot.backends.tensorrt.emit import emit
+from ingot.backends.tensorrt.emit import check_folder, emit
 from ingot.errors import UsageError
 from ingot.file.write import Draft
 from ingot.frontend.source import Source
@@ -26,6 +26,7 @@ def emit_source(source: Source, options: CompileOptions, folder: Path, *, progre
     name, prepared_by = _emitted(options)
     others = [other for other in options.targets if other != name]
     check_buildable(others)
+    check_folder(folder)
     with evaluating(source.module), tempfile.TemporaryDirectory(prefix=".ingot-build-", dir=folder.parent) as scratch:
         traced = trace(source, options, progress)
         with traced.steps.step("build"):

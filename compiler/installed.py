@@ -6,10 +6,10 @@ importlib.metadata says the same, but its import alone takes 60 ms, and `ingot c
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import takewhile
 from operator import eq, ge, gt, le, lt, ne
 
 from ingot.errors import FormatError
@@ -22,8 +22,10 @@ _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     ">": gt,
     "<": lt,
 }
+
 # A file from a stranger says the range: int() refuses thousands of digits, with an error of its own.
-_CLAUSE = re.compile(r"^\s*(>=|<=|==|!=|>|<)\s*(\d{1,9}(?:\.\d{1,9})*)\s*$")
+_MOST_DIGITS = 9
+_MOST_CHARACTERS = 200
 
 
 def installed_version(distribution: str) -> str | None:
@@ -64,25 +66,44 @@ def in_range(version: str, range_: str) -> bool:
     Raises FormatError for a range that is not one.
     """
     numbers = _numbers(version)
-    for clause in range_.split(","):
-        match = _CLAUSE.match(clause)
-        if match is None:
-            raise FormatError(f"'{range_:.60}' is not a range of versions like '>=1.31,<2'")
-        other = _numbers(match.group(2))
-        width = max(len(numbers), len(other))
-        pad = (0,) * width
-        if not _COMPARE[match.group(1)]((numbers + pad)[:width], (other + pad)[:width]):
-            return False
-    return True
+    clauses = list(_clauses(range_))
+    return all(_holds(numbers, sign, other) for sign, other in clauses)
+
+
+def check_range(range_: str) -> None:
+    """Raises FormatError for a range that is not one."""
+    for _ in _clauses(range_):
+        pass
 
 
 def _normal(name: str) -> str:
     return name.lower().replace("-", "_").replace(".", "_")
 
 
+def _clauses(range_: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """ ">=1.31,<2" as (">=", (1, 31)), ("<", (2,)). By hand: compiling a pattern would cost a millisecond."""
+    for clause in range_.split(","):
+        text = clause.strip(" ")
+        sign = next((sign for sign in _COMPARE if text.startswith(sign)), "")
+        parts = text[len(sign) :].strip(" ").split(".")
+        if not sign or not all(map(_is_number, parts)) or len(range_) > _MOST_CHARACTERS:
+            raise FormatError(f"'{range_:.60}' is not a range of versions like '>=1.31,<2'")
+        yield sign, tuple(map(int, parts))
+
+
+def _holds(numbers: tuple[int, ...], sign: str, other: tuple[int, ...]) -> bool:
+    width = max(len(numbers), len(other))
+    pad = (0,) * width
+    return _COMPARE[sign]((numbers + pad)[:width], (other + pad)[:width])
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
+    start = "".join(takewhile("0123456789.".__contains__, version))
+    return tuple(map(int, takewhile(str.isdigit, start.split("."))))
 
 
 def _version_by_metadata(distribution: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -60,11 +61,8 @@ def thread_limits() -> dict[str, int]:
 
 def cpu_model() -> str:
     """The processor's name as the kernel gives it."""
-    for line in _read("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+    found = next((value for name, value in _cpuinfo() if name == "model name"), "")
+    return found or platform.processor() or platform.machine()
 
 
 @cache
@@ -80,12 +78,19 @@ def _read(path: str) -> str:
         return ""
 
 
+def _cpuinfo() -> Iterator[tuple[str, str]]:
+    """Read as far as it is asked for: the kernel takes a millisecond for some cores, and there may be hundreds."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                name, _, value = line.partition(":")
+                yield name.strip(), value.strip()
+    except OSError:
+        return
+
+
 def _cpu_features() -> frozenset[str]:
-    for line in _read("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    return frozenset(next((value for name, value in _cpuinfo() if name in ("flags", "Features")), "").split())
 
 
 def _cgroup_quota() -> int | None:
@@ -101,10 +106,9 @@ def _cgroup_quota() -> int | None:
 def _physical_cores() -> int | None:
     cores: set[tuple[str, str]] = set()
     package = ""
-    for line in _read("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "physical id":
-            package = value.strip()
-        elif name.strip() == "core id":
-            cores.add((package, value.strip()))
+    for name, value in _cpuinfo():
+        if name == "physical id":
+            package = value
+        elif name == "core id":
+            cores.add((package, value))
     return len(cores) or None

@@ -121,7 +121,7 @@ def read_call(node: ir.Node, declaration: Declaration) -> tuple[dict[str, float 
 
 def _given(value: ir.Value, axes: int) -> Given:
     dtype = None if value.dtype is None else value.dtype.name.lower()
-    names = {"float": "float32"}
+    names = {"float": "float32", "double": "float64"}
     shape: list[Size] = [None] * axes
     if value.shape is not None:
         shape = [dim if isinstance(dim, int) else dim.value for dim in value.shape]

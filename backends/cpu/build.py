@@ -28,6 +28,7 @@ class CpuBuilder:
 
     name = "cpu"
     archs = ()
+    coverage_source = "the kernel registry of the installed ONNX Runtime, and ONNX's definitions for what has a body"
 
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         """By the kernels that the installed ONNX Runtime lists, for the node's operator set and first input's dtype."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ingot.backends.needs import unmet
-from ingot.backends.onnxruntime.session import OrtSession, checked_options, errors_of, import_runtime, make_session
 from ingot.machine import Machine, Unmet
 
 if TYPE_CHECKING:
+    from ingot.backends.onnxruntime.session import OrtSession
     from ingot.file.header import Target
     from ingot.file.read import EngineFile
 
@@ -27,6 +27,15 @@ class CpuLoader:
 
     def load(self, file: EngineFile, target: Target, *, threads: int) -> OrtSession:
         """Raises RequirementError where ONNX Runtime is missing or double, EngineError where it refuses the graph."""
+        # The path of `ingot check` does not pay for it.
+        from ingot.backends.onnxruntime.session import (
+            OrtSession,
+            checked_options,
+            errors_of,
+            import_runtime,
+            make_session,
+        )
+
         onnxruntime = import_runtime(self.name, "onnxruntime", "cpu")
         chosen = checked_options(target)
         session = make_session(onnxruntime, file, target, chosen, threads=threads, providers=["CPUExecutionProvider"])

@@ -13,6 +13,7 @@ from ingot.backends.cuda.expand_functions import ExpandFunctions
 from ingot.backends.cuda.kernels import coverage, kernel_for
 from ingot.backends.cuda.load import LOADER
 from ingot.backends.cuda.lower_operator_set import LowerOperatorSet
+from ingot.backends.cuda.lower_reciprocal import LowerReciprocal
 from ingot.backends.cuda.placement import place
 from ingot.backends.onnxruntime.coverage import refuse, unsupported
 from ingot.backends.onnxruntime.lower import lower
@@ -22,7 +23,7 @@ from ingot.errors import EngineError
 from ingot.file.header import Target
 from ingot.file.write import FIRST_MEMBER_OFFSET, Part
 from ingot.ir.provenance import where
-from ingot.passes.contract import run_passes
+from ingot.passes.contract import Pass, run_passes
 from ingot.passes.infer_shapes import InferShapes
 
 GRAPH = "cuda/graph.onnx"
@@ -39,6 +40,10 @@ class CudaBuilder:
 
     name = "cuda"
     archs = ()
+    coverage_source = (
+        "the kernel registry of onnxruntime-gpu 1.31.1 for CUDA 13.0, which ONNX Runtime's docs/OperatorKernels.md is "
+        "made from, and ONNX's definitions; no kernel was run on a GPU"
+    )
 
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         """By the CUDA kernels of ONNX Runtime 1.31, for the node's operator set and all of its dtypes."""
@@ -52,7 +57,8 @@ class CudaBuilder:
         on shapes: that stays on the processor, and the header says how many nodes of which operators."""
         lowered = lower(model)
         # The older set first: it keeps whole what a definition would take apart; then for what definitions are made of.
-        run_passes(lowered, [LowerOperatorSet(), ExpandFunctions(), LowerOperatorSet(), InferShapes()])
+        definitions: list[Pass] = [LowerOperatorSet(), ExpandFunctions(), InferShapes(), LowerReciprocal()]
+        run_passes(lowered, [*definitions, LowerOperatorSet(), InferShapes()])
         placed = place(lowered)
         refuse(self.name, placed.nowhere)
         on_processor = placed.on_processor()

@@ -38,12 +38,13 @@ def kernels() -> dict[str, list[Kernel]]:
 
 
 def coverage() -> list[Covered]:
-    """One row for each operator and range of operator sets; its dtypes are those that the first type may have."""
+    """One row for each operator and range of operator sets; its dtypes are those of the type that ONNX calls T, or of
+    the first."""
     rows: dict[tuple[str, int, int | None], set[str]] = {}
     for operator, known in kernels().items():
         for kernel in known:
             row = rows.setdefault((operator, kernel.low, kernel.high), set())
-            row.update(*list(kernel.dtypes.values())[:1])
+            row.update(kernel.dtypes.get("T") or next(iter(kernel.dtypes.values()), ()))
     return [
         Covered(operator, low, high, tuple(sorted(dtypes)), KERNEL) for (operator, low, high), dtypes in rows.items()
     ]

@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ingot.backends.needs import unmet
-from ingot.backends.onnxruntime.session import checked_options, errors_of, import_runtime, make_session
-from ingot.errors import EngineError, FormatError, RequirementError
+from ingot.backends.needs import fitting_gpu, require, unmet
+from ingot.errors import EngineError, FormatError
 from ingot.file.header import Target
-from ingot.machine import Machine, Unmet, this_machine
+from ingot.machine import Machine, Unmet
 
 if TYPE_CHECKING:
     from ingot.backends.cuda.session import CudaSession
@@ -60,26 +59,20 @@ class CudaLoader:
         Raises RequirementError where this machine lacks something, EngineError where ONNX Runtime refuses the graph or
         would run on the processor what was built for the GPU.
         """
-        for lacking in unmet(target, this_machine()):
-            raise RequirementError(
-                f"target {self.name} needs {lacking.requirement}, found {lacking.found}",
-                where=file.path,
-                fix=lacking.fix,
-            )
+        require(target, file.path)
+        # The path of `ingot check` pays for none of these.
+        from ingot.backends.cuda.session import CudaSession
+        from ingot.backends.onnxruntime.session import checked_options, errors_of, import_runtime, make_session
+        from ingot.device.context import open_cuda
+
         onnxruntime = import_runtime(self.name, "onnxruntime-gpu", "cuda")
         chosen, said = checked_options(target), _said_on_processor(target)
         chosen = chosen._replace(config={**chosen.config, RECORD_PLACEMENT: "1"})
-
-        # The path of `ingot check` pays for none of these.
-        from ingot.backends.cuda.session import CudaSession
-        from ingot.device.context import open_cuda
-
         problem = _preload(onnxruntime)
-        # The first of the GPUs that CUDA_VISIBLE_DEVICES leaves, which is the provider's own choice as well.
-        cuda = open_cuda()
+        cuda = open_cuda(fitting_gpu(target))
         stream = cuda.create_stream()
         try:
-            options = {**PROVIDER_OPTIONS, "user_compute_stream": str(stream)}
+            options = {**PROVIDER_OPTIONS, "device_id": str(cuda.gpu.number), "user_compute_stream": str(stream)}
             session = make_session(onnxruntime, file, target, chosen, threads=threads, providers=[(PROVIDER, options)])
             check_placement(session, said, problem, file.path)
             return CudaSession(session, file.header.signature, errors_of(onnxruntime), cuda, stream, path=file.path)

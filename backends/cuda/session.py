@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingot.backends.onnxruntime.session import OrtSession, failed_run
-from ingot.device.array import DeviceArray, View
+from ingot.backends.onnxruntime.session import ELEMENT_TYPES, OrtSession, failed_run
+from ingot.device.array import DeviceArray, View, check_place
 from ingot.device.context import left_behind
-from ingot.errors import EngineError, InputError
+from ingot.errors import EngineError
 from ingot.signature import Signature, Tensor, linear
 
 if TYPE_CHECKING:
@@ -23,23 +23,6 @@ Shape = tuple[int, ...]
 
 Place = Callable[[int, Shape], View | None]
 """Where the output of this number, which has this shape, goes; None: into an array of the session's own."""
-
-ELEMENT_TYPES = {
-    "float32": 1,
-    "uint8": 2,
-    "int8": 3,
-    "uint16": 4,
-    "int16": 5,
-    "int32": 6,
-    "int64": 7,
-    "bool": 9,
-    "float16": 10,
-    "float64": 11,
-    "uint32": 12,
-    "uint64": 13,
-    "bfloat16": 16,
-}
-"""ONNX's numbers of dtypes (TensorProto.DataType)."""
 
 NOT_WAITED_FOR = "disable_synchronize_execution_providers"
 
@@ -138,7 +121,7 @@ class CudaSession(OrtSession):
         return self._session.io_binding()
 
     def _bind_input(self, binding: Any, tensor: Tensor, view: View) -> None:
-        self._check_device(tensor, view)
+        check_place(view, tensor.name, self._cuda)
         kind = ELEMENT_TYPES[tensor.dtype]
         binding.bind_input(tensor.name, "cuda", self.device, kind, list(view.shape), view.pointer)
 
@@ -146,7 +129,7 @@ class CudaSession(OrtSession):
         if view is None:
             binding.bind_output(tensor.name, "cuda", self.device)
         else:
-            self._check_device(tensor, view)
+            check_place(view, tensor.name, self._cuda)
             kind = ELEMENT_TYPES[tensor.dtype]
             binding.bind_output(tensor.name, "cuda", self.device, kind, list(view.shape), view.pointer)
 
@@ -162,7 +145,7 @@ class CudaSession(OrtSession):
         """An output whose size depends on more than the inputs' sizes: ONNX Runtime made room for it."""
         shape = tuple(value.shape())
         view = self._target(number, shape, place)
-        self._check_device(self._signature.outputs[number], view)
+        check_place(view, self._signature.outputs[number].name, self._cuda)
         if view.stream is not None:
             self._follow(self._stream, view.stream)
         count = value.tensor_size_in_bytes()
@@ -212,18 +195,6 @@ class CudaSession(OrtSession):
             self._cuda.wait(stream, event)
         finally:
             self._cuda.destroy_event(event)
-
-    def _check_device(self, tensor: Tensor, view: View) -> None:
-        device: int | None = view.device
-        if view.device < 0:
-            device = self._cuda.device_of(view.pointer) if view.pointer else self.device
-        if device is None:
-            raise InputError(f"'{tensor.name}' lies in the host's memory", fix="an array on the GPU")
-        if device != self.device:
-            raise InputError(
-                f"'{tensor.name}' is on GPU {device}, and the engine is on GPU {self.device}",
-                fix=f"a copy of {tensor.name} there, or CUDA_VISIBLE_DEVICES={device}",
-            )
 
     def _left_behind(self) -> EngineError:
         return left_behind(self._path)

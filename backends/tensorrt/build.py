@@ -13,7 +13,7 @@ from ingot.backends.tensorrt import product
 from ingot.backends.tensorrt.child.parse import OUTPUT
 from ingot.backends.tensorrt.child.process import Limits, Outcome, reduce_seconds, run
 from ingot.backends.tensorrt.child.serve import NetworkSession
-from ingot.backends.tensorrt.failure import failure, read_result, with_piece
+from ingot.backends.tensorrt.failure import failure, home_of, read_result, with_piece
 from ingot.backends.tensorrt.flavours import FLAVOURS, Flavour
 from ingot.backends.tensorrt.lowering.lower import lower
 from ingot.backends.tensorrt.operators import table as operators
@@ -74,6 +74,7 @@ class TensorRtBuilder:
         self.flavour = flavour
         self.name = flavour.name
         self.archs = flavour.archs
+        self.coverage_source = operators.SOURCE
 
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
         return operators.supports(node, imports, self.name)
@@ -114,7 +115,7 @@ class TensorRtBuilder:
             for part in made.parts:
                 write_part(part, staged.folder)
         except OSError as error:
-            raise atomic.cannot_write(options.folder, error) from error
+            raise atomic.cannot_write(home_of(options.folder), error) from error
         spec = staged.write_spec(
             flavour=self.name,
             archs=list(archs),
@@ -192,7 +193,8 @@ class TensorRtBuilder:
         if seconds == 0:
             return error
         # Only a build that fails pays for the import.
-        from ingot.backends.tensorrt.reduce import SCRIPT, reduced
+        from ingot.backends.tensorrt.reduce import reduced
+        from ingot.backends.tensorrt.reproduce import SCRIPT
 
         options.progress("looking for the smallest piece that fails")
         try:

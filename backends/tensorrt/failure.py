@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.backends.tensorrt import log
-from ingot.backends.tensorrt.child.parse import LOG, OUTPUT, RESULT
+from ingot.backends.tensorrt.child.parse import LOG, NO_ROOM, OUTPUT, RESULT
 from ingot.backends.tensorrt.child.process import MEMORY_GB, TIMEOUT_S, Outcome
 from ingot.backends.tensorrt.flavours import Flavour
 from ingot.errors import BuildError
@@ -26,6 +26,9 @@ SIGNALS: Mapping[int, str] = {
 }
 
 _LESS_MEMORY = f"smaller upper bounds of the dims, a machine with more memory, or {MEMORY_GB}=N where there is more"
+
+SCRATCH = ".ingot-build-"
+"""What the names of temporary folders begin with."""
 
 _SHOWN, _FEW = 6, 3
 _NO_MEMORY = re.compile(r"out of memory|OutOfMemory|bad_alloc|MEM_ALLOC|[Cc]ould not allocate|std::length_error")
@@ -52,14 +55,26 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return result
 
 
+def home_of(folder: Path) -> Path:
+    """The folder that people know of: where a build's own, which is gone when they read of it, lies."""
+    return next(
+        above for above in (folder, *folder.parents) if not any(part.startswith(SCRATCH) for part in above.parts)
+    )
+
+
 def failure(flavour: Flavour, outcome: Outcome, folder: Path, where: Mapping[str, str]) -> BuildError:
     """`where` maps the name of a node of the graph to its place in the user's code."""
     if outcome.stopped == "time":
-        fix = f"{TIMEOUT_S}={round(outcome.seconds * 4)}, or smaller upper bounds of the dims"
-        return _error(f"{flavour.name} did not finish in {outcome.seconds:.0f} s and was stopped", folder, where, fix)
+        fix = f"{TIMEOUT_S}={max(60, round(outcome.seconds * 4))}, or smaller upper bounds of the dims"
+        took = f"{outcome.seconds:.{0 if outcome.seconds >= 1 else 2}f} s"
+        return _error(f"{flavour.name} did not finish in {took} and was stopped", folder, where, fix)
     if outcome.stopped == "memory":
         what = f"{flavour.name} was stopped at {_gb(outcome.peak_bytes)} of memory; it may have"
         return _error(f"{what} {_gb(outcome.memory_limit_bytes)} here", folder, where, _LESS_MEMORY)
+    if outcome.code == NO_ROOM:
+        home = str(home_of(folder))
+        fix = f"free space in '{home}', or write to another disk"
+        return BuildError(f"there is no room for {flavour.name}'s plan; nothing was written", where=home, fix=fix)
     result = read_result(folder)
     if result is not None and "error" in result:
         return _said(flavour, result["error"], folder, where, outcome)
@@ -122,13 +137,17 @@ def _item(item: Mapping[str, Any]) -> str:
 
 def last_words(folder: Path) -> list[str]:
     """The last errors of the log and what the process printed as it died."""
-    said = log.errors(folder / LOG)[-3:]
+    return [*log.errors(folder / LOG)[-3:], *printed(folder / OUTPUT)[-3:]]
+
+
+def printed(output: Path) -> list[str]:
+    """The lines that a process printed, without the list of its threads where it died."""
     try:
-        printed = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        printed = []
-    threads = next((index for index, line in enumerate(printed) if line.startswith(_FAULTHANDLER)), len(printed))
-    return [*said, *[line.strip() for line in printed[:threads] if line.strip()][-3:]]
+        return []
+    threads = next((index for index, line in enumerate(lines) if line.startswith(_FAULTHANDLER)), len(lines))
+    return [line.strip() for line in lines[:threads] if line.strip()]
 
 
 _FAULTHANDLER = ("Fatal Python error", "Current thread", "Thread 0x", "Extension modules:")
@@ -154,4 +173,4 @@ def _smallest(flavour: Flavour) -> str:
 
 
 def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 10**8 else f"{size_bytes / 1e6:.0f} MB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ingot.errors import EngineError
@@ -28,9 +29,10 @@ class Lane:
         self._buffers: dict[str, tuple[int, int]] = {}
         self.context: Any = None
         self.stream = cuda.create_stream()
-        self.event = 0
+        self.event = self._edge = 0
         try:
-            self.event, self._edge = cuda.create_event(), cuda.create_event()
+            self.event = cuda.create_event()
+            self._edge = cuda.create_event()
             self.context = make_context()
         except BaseException:
             self.free()
@@ -74,15 +76,22 @@ class Lane:
         cuda = self._cuda
         if cuda.forked:
             return
-        # After a kernel's error every call fails, and the driver gives all back with the process.
-        with contextlib.suppress(EngineError), cuda.current():
-            cuda.synchronize()
-            self.context = None
-            while self._buffers:
-                cuda.free(self._buffers.popitem()[1][0])
-            for event in (self.event, self._edge) if self.event else ():
-                cuda.destroy_event(event)
-            cuda.destroy_stream(self.stream)
+        buffers, self._buffers = self._buffers, {}
+        steps: list[Callable[[], None]] = [
+            cuda.synchronize,
+            self._drop_context,
+            *(partial(cuda.free, pointer) for pointer, _ in buffers.values()),
+            *(partial(cuda.destroy_event, event) for event in (self.event, self._edge) if event),
+            partial(cuda.destroy_stream, self.stream),
+        ]
+        for step in steps:
+            # One that fails keeps none of the others from it. After a kernel's error every call fails, and the driver
+            # gives all back with the process.
+            with contextlib.suppress(EngineError), cuda.current():
+                step()
+
+    def _drop_context(self) -> None:
+        self.context = None
 
 
 def rounded(size_bytes: int) -> int:

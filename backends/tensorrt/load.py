@@ -6,16 +6,16 @@ both that move real bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ingot.backends.needs import unmet
-from ingot.cuda_driver import this_driver
+from ingot.backends.needs import fitting_gpu, require, unmet
 from ingot.errors import EngineError, FormatError, RequirementError
 from ingot.file.header import Target
-from ingot.machine import Machine, Unmet, this_machine
+from ingot.machine import Machine, Unmet
 from ingot.signature import Tensor
 
 if TYPE_CHECKING:
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from ingot.backends.tensorrt.session import Plan, Port, TensorRtSession
     from ingot.device.context import Cuda
     from ingot.file.read import EngineFile
+    from ingot.signature import Signature
 
 VERSIONS = {"tensorrt": ">=11.4,<12", "tensorrt-rtx": ">=1.7,<1.8"}
 """What the code here is written for; a plan asks for the very version that built it."""
+
+LARGEST = 2**31 - 1
+"""Size of an axis that TensorRT counts to."""
 
 DTYPES = {
     "FLOAT": "float32",
@@ -76,28 +80,25 @@ class TensorRtLoader:
         Raises RequirementError where this machine lacks something, FormatError where the plan's bytes or names are not
         what the header says, EngineError where TensorRT refuses the plan, with its reason.
         """
-        for lacking in unmet(target, this_machine()):
-            raise RequirementError(
-                f"target {self.name} needs {lacking.requirement}, found {lacking.found}",
-                where=file.path,
-                fix=lacking.fix,
-            )
-        if "plan" not in target.members:
-            raise FormatError(f"target {self.name} has no plan", where=file.path)
-        # The digest is checked before TensorRT sees a byte.
-        content = file.read(target.members["plan"])
-        trt = self._module()
-
+        require(target, file.path)
+        check_options(target, file.header.signature)
         # The path of `ingot check` pays for none of these.
         from ingot.backends.tensorrt.messages import messages_of
         from ingot.backends.tensorrt.plugin import host as plugin_host
         from ingot.backends.tensorrt.session import TensorRtSession
         from ingot.device.context import open_cuda
 
-        cuda = open_cuda(_gpu(target))
+        entries = _listed(target, "plugins")
+        with _located(file.path):
+            plugin_host.check(entries, file.header.members)
+        # Its digest is checked before TensorRT sees a byte.
+        content = _plan_bytes(file, target)
+        trt = self._module()
+        cuda = open_cuda(fitting_gpu(target))
         messages = messages_of(trt)
         with cuda.current():
-            plugins = plugin_host.register(trt, _listed(target, "plugins"), file.read, cuda)
+            with _located(file.path):
+                plugins = plugin_host.register(trt, entries, file.read, cuda)
             messages.clear()
             runtime = trt.Runtime(messages.logger)
             # A plan that holds a library which the header does not own up to is refused by TensorRT itself.
@@ -139,7 +140,7 @@ class TensorRtLoader:
     def _plan(self, trt: Any, engine: Any, file: EngineFile, target: Target, kept: tuple[object, ...]) -> Plan:
         from ingot.backends.tensorrt.session import Plan, Port
 
-        unread = _listed(target, "unread")
+        unread = target.options.get("unread", [])
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
         signature = file.header.signature
@@ -165,17 +166,63 @@ class TensorRtLoader:
         return Plan(engine, ports["inputs"], ports["outputs"], self.name, file.path, kept)
 
 
+@contextmanager
+def _located(path: str) -> Iterator[None]:
+    """What is raised inside names the file."""
+    try:
+        yield
+    except EngineError as error:
+        if error.where:
+            raise
+        raise type(error)(error.what, where=path, fix=error.fix) from error
+
+
+def check_options(target: Target, signature: Signature) -> None:
+    """Raises FormatError where the header's options have another shape than a plan's have."""
+    inputs = {tensor.name: tensor for tensor in signature.inputs}
+    proven = target.options.get("proven", False)
+    if not isinstance(proven, bool):
+        raise FormatError(f"the header's proven is {proven!r:.80}, and must be true or false")
+    for name in _listed(target, "unread"):
+        if not isinstance(name, str) or name not in inputs:
+            raise FormatError(f"the header lists {name!r:.80} as unread, which is no input of the engine")
+    profiles = target.options.get("profiles", {})
+    if not isinstance(profiles, dict):
+        raise FormatError(f"the header's profiles are {profiles!r:.80}, and must be an object of inputs")
+    for name, ends in profiles.items():
+        if name not in inputs:
+            raise FormatError(f"the header has a profile of {name!r:.80}, which is no input of the engine")
+        if not _are_ends(ends, len(inputs[name].shape)):
+            raise FormatError(
+                f"the header's profile of '{name}' is {ends!r:.80}, not its least, usual and greatest shape"
+            )
+
+
+def _are_ends(ends: Any, rank: int) -> bool:
+    """Whether these are three shapes, each as large as the one before."""
+    if not isinstance(ends, list) or len(ends) != 3:
+        return False
+    if not all(isinstance(shape, list) and len(shape) == rank for shape in ends):
+        return False
+    sizes = [size for shape in ends for size in shape]
+    rising = zip(*ends, strict=True)
+    return all(type(size) is int and 0 <= size <= LARGEST for size in sizes) and all(a <= b <= c for a, b, c in rising)
+
+
+def _plan_bytes(file: EngineFile, target: Target) -> bytes:
+    if "plan" not in target.members:
+        raise FormatError(f"target {target.name} has no plan", where=file.path)
+    content = file.read(target.members["plan"])
+    if not content:
+        raise FormatError(f"the plan of target {target.name} is empty", where=file.path)
+    return content
+
+
 def _listed(target: Target, option: str) -> list[Any]:
     found = target.options.get(option, [])
     if not isinstance(found, list):
         raise FormatError(f"the header's {option} are {found!r:.80}, and must be a list")
     return found
-
-
-def _gpu(target: Target) -> int:
-    """The first GPU of an architecture that the plan is for."""
-    wanted = target.needs.get("gpu", "")
-    return next((gpu.number for gpu in this_driver().gpus if not wanted or gpu.arch in wanted.split(",")), 0)
 
 
 def _port(trt: Any, engine: Any, tensor: Tensor, file: EngineFile, *, is_input: bool) -> Port:

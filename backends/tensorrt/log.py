@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def keep(trt: Any, path: Path) -> Any:
             level = int(severity)
             if level < LETTERS.index("V"):
                 text = " ".join(message.split())
-                os.write(descriptor, f"{LETTERS[level]} {text[:_LONGEST_LINE]}\n".encode(errors="replace"))
+                line = f"{LETTERS[level]} {text[:_LONGEST_LINE]}\n".encode(errors="replace")
+                # An exception would end the process in the middle of TensorRT; a full disk is told by who writes more.
+                with suppress(OSError):
+                    os.write(descriptor, line)
 
     return Kept()
 

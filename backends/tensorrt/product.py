@@ -25,7 +25,12 @@ def target(flavour: Flavour, spec: Mapping[str, Any], result: Mapping[str, Any])
         "cuda": flavour.cuda,
         **({"code": "the shared libraries of its plugins"} if spec["libraries"] else {}),
     }
-    options = {"profiles": as_option(spec["profile"]), "plugins": spec["plugins"], "proven": False}
+    options = {
+        "profiles": as_option(spec["profile"]),
+        "plugins": spec["plugins"],
+        "unread": spec["declared"]["unread"],
+        "proven": False,
+    }
     return Target(flavour.name, {"plan": _plan(flavour), "layers": _layers(flavour)}, needs, options)
 
 

@@ -1,34 +1,46 @@
-"""Cuts a graph that fails to build down to the smallest piece that fails alike, and writes it with a script."""
+"""Cuts a graph that fails to build down to the smallest piece that fails alike.
+
+polygraphy's own `debug reduce` is no way here: where a graph branches it runs the whole model on ONNX Runtime to freeze
+the other branch, and that refuses the very node that fails and the nodes of domain `trt`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from ingot.backends.tensorrt.child.parse import GRAPH, LOG, OUTPUT, SPEC, WEIGHTS, read_spec
+from ingot.backends.tensorrt import log, reproduce
+from ingot.backends.tensorrt.child.parse import GRAPH, OUTPUT, SPEC, WEIGHTS, read_spec
 from ingot.backends.tensorrt.child.process import Limits, Outcome, run
 from ingot.backends.tensorrt.failure import read_result
-from ingot.backends.tensorrt.flavours import FLAVOURS
 
-LARGEST_BYTES = 1 << 30
-"""A piece with more weights than this is not worth writing."""
-
-UNKNOWN_AXIS = {"min": 1, "opt": 8, "max": 32}
-
-SCRIPT = "reproduce.py"
+CHILD = "ingot.backends.tensorrt.child.build"
 
 _KINDS = ("parse", "build", "memory")
+_OF_ONE_GRAPH = re.compile(r"\{[^}]*\}?|\[[^\]]*\]?|'[^']*'|\"[^\"]*\"|\S*\d\S*|\S*_\S*")
+"""What a message says of names and sizes: another piece has others."""
 
-Symptom = tuple[str | None, int | str]
+
+class Symptom(NamedTuple):
+    """How a build failed: what a piece must show too."""
+
+    stopped: str | None
+    how: int | str
+    messages: frozenset[str] = frozenset()
+
+    def like(self, other: Symptom) -> bool:
+        """One of the messages is enough: a piece may not come to the rest."""
+        alike = self.messages & other.messages or self.messages == other.messages
+        return self[:2] == other[:2] and bool(alike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +60,22 @@ def reduced(folder: Path, outcome: Outcome, limits: Limits, *, name: str, second
     until = time.monotonic() + seconds
     search = _Search(folder, symptom, Limits(min(limits.seconds, 2 + 3 * outcome.seconds), limits.memory_bytes), until)
     piece = search.smallest(_named(folder))
-    home = None if piece is None else _write(piece, folder, name)
+    home = None if piece is None else reproduce.write(piece, folder, name)
     return None if piece is None or home is None else Reduced(home, tuple(node.name for node in piece.graph.node))
 
 
 def _symptom(folder: Path, outcome: Outcome) -> Symptom | None:
-    """What a piece must show too; None where the graph is not what failed."""
+    """None where the graph is not what failed."""
     if outcome.stopped:
-        return (outcome.stopped, 0)
+        return Symptom(outcome.stopped, 0)
     result = read_result(folder)
     if result is not None and "error" in result:
-        kind = result["error"]["kind"]
-        return (None, kind) if kind in _KINDS else None
-    return (None, outcome.code) if outcome.code != 0 else None
+        kind, items = result["error"]["kind"], result["error"]["items"]
+        if kind not in _KINDS:
+            return None
+        said = [log.readable(item["message"]) for item in items if kind != "memory"]
+        return Symptom(None, kind, frozenset(" ".join(_OF_ONE_GRAPH.sub("", text).split()) for text in said))
+    return Symptom(None, outcome.code) if outcome.code < 0 else None
 
 
 def _named(folder: Path) -> list[str]:
@@ -81,16 +96,16 @@ class _Search:
     best: onnx.ModelProto | None = None
     spec: Mapping[str, Any] = field(init=False)
     graph: Any = field(init=False)
-    axes: dict[str, dict[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.spec = read_spec(self.folder)
         self.graph = gs.import_onnx(_typed(onnx.load(str(self.folder / GRAPH), load_external_data=False)))
         self.graph.toposort()
-        self.axes = dict(_axes(self.spec))
 
-    def smallest(self, hints: Sequence[str]) -> onnx.ModelProto | None:
+    def smallest(self, hints: Collection[str]) -> onnx.ModelProto | None:
         nodes = list(self.graph.nodes)
+        if self.symptom.stopped and self._shown(_negation()):
+            return None  # limits that nothing can be built within
         for index in [index for index, node in enumerate(nodes) if node.name in hints][:3]:
             if self._grow(index):
                 return self.best
@@ -107,57 +122,59 @@ class _Search:
         return self.best
 
     def _grow(self, last: int) -> bool:
-        """Tries the node alone, then with what it reads from, further and further back."""
+        """Tries the node alone, then with what it reads from, further and further back; then without each of these."""
         nodes = list(self.graph.nodes)
         index_of = {id(node): index for index, node in enumerate(nodes)}
         chosen = {last}
-        while time.monotonic() < self.until:
-            if self._fails(sorted(chosen)):
-                return True
+        while not self._fails(chosen):
             back = {index_of[id(node)] for index in chosen for node in _producers(nodes[index])} - chosen
-            if not back or len(chosen) > len(nodes) // 2:
+            if not back or len(chosen) > len(nodes) // 2 or time.monotonic() > self.until:
                 return False
             chosen |= back
-        return False
+        for index in sorted(chosen - {last}):
+            if self._fails(chosen - {index}):
+                chosen.remove(index)
+        return True
 
-    def _fails(self, indices: Sequence[int]) -> bool:
+    def _fails(self, indices: Collection[int]) -> bool:
         """Whether these nodes alone show the symptom; what does is kept as the best, for each is smaller."""
         if time.monotonic() > self.until:
             return False
         piece = _cut(self.graph, set(indices))
-        if piece is None:
+        if piece is None or not self._shown(piece):
             return False
+        self.best = piece
+        return True
+
+    def _shown(self, piece: onnx.ModelProto) -> bool:
         self.tried += 1
         folder = self.folder / "reduce" / str(self.tried)
         self._stage(piece, folder)
         limits = Limits(max(1.0, min(self.limits.seconds, self.until - time.monotonic())), self.limits.memory_bytes)
-        outcome = run("ingot.backends.tensorrt.child.build", [str(folder)], output=folder / OUTPUT, limits=limits)
-        if _symptom(folder, outcome) != self.symptom:
-            return False
-        self.best = piece
-        return True
+        outcome = run(CHILD, [str(folder)], output=folder / OUTPUT, limits=limits)
+        symptom = _symptom(folder, outcome)
+        return symptom is not None and symptom.like(self.symptom)
 
     def _stage(self, piece: onnx.ModelProto, folder: Path) -> None:
         folder.mkdir(parents=True)
         (folder / GRAPH).write_bytes(piece.SerializeToString())
         held = {tensor.name for tensor in piece.graph.initializer}
-        sizes = {value.name: _shape(value) for value in piece.graph.input}
-        profile = {
-            name: {
-                end: [axis if isinstance(axis, int) else self._axis(axis)[end] for axis in shape]
-                for end in UNKNOWN_AXIS
-            }
-            for name, shape in sizes.items()
-            if any(not isinstance(axis, int) for axis in shape)
+        spec = {
+            **self.spec,
+            "initializers": [entry for entry in self.spec["initializers"] if entry[0] in held],
+            "profile": reproduce.profile(piece, reproduce.axes(self.spec)),
+            # The audit is of whole graphs: a piece has inputs and outputs that nobody declared.
+            "declared": None,
+            "weights": str(self.folder / WEIGHTS),
         }
-        initializers = [entry for entry in self.spec["initializers"] if entry[0] in held]
-        # The audit is of whole graphs: a piece has inputs and outputs that nobody declared.
-        spec = {**self.spec, "initializers": initializers, "profile": profile, "declared": None}
-        spec["weights"] = str(self.folder / WEIGHTS)
         (folder / SPEC).write_text(json.dumps(spec), encoding="utf-8")
 
-    def _axis(self, axis: str | None) -> Mapping[str, int]:
-        return self.axes.get(axis or "", UNKNOWN_AXIS)
+
+def _negation() -> onnx.ModelProto:
+    """A graph that builds wherever anything does."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "negation", [x], [y])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10)
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -165,14 +182,6 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
     with suppress(onnx.shape_inference.InferenceError):
         return onnx.shape_inference.infer_shapes(model)
     return model
-
-
-def _axes(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
-    """The bounds of each axis of the graph's inputs, as it is written there."""
-    for name, _, shape in spec["declared"]["inputs"] if spec["declared"] else ():
-        for position, axis in enumerate(shape):
-            if isinstance(axis, str):
-                yield axis, {end: spec["profile"][name][end][position] for end in UNKNOWN_AXIS}
 
 
 def _producers(node: Any) -> Iterator[Any]:
@@ -218,71 +227,3 @@ def _cut(graph: Any, indices: set[int]) -> onnx.ModelProto | None:
 
 def _is_constant(tensor: Any) -> bool:
     return len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant"
-
-
-def _shape(value: onnx.ValueInfoProto) -> list[int | str | None]:
-    return [
-        axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None
-        for axis in value.type.tensor_type.shape.dim
-    ]
-
-
-def _write(piece: onnx.ModelProto, folder: Path, name: str) -> Path | None:
-    """Writes the piece, whole with its weights, the script and the log into a new folder below the current one."""
-    sizes = {name: size for name, _, size in read_spec(folder)["initializers"]}
-    if sum(sizes.get(tensor.name, 0) for tensor in piece.graph.initializer) > LARGEST_BYTES:
-        return None
-    onnx.load_external_data_for_model(piece, str(folder))
-    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
-    home = _new_folder(f"ingot-failed-{safe}")
-    file = f"{safe}-fails.onnx"
-    (home / file).write_bytes(piece.SerializeToString())
-    spec = read_spec(folder)
-    (home / SCRIPT).write_text(_script(piece, spec, file), encoding="utf-8")
-    with suppress(FileNotFoundError):
-        (home / LOG).write_bytes((folder / LOG).read_bytes())
-    return home
-
-
-def _new_folder(name: str) -> Path:
-    """Nothing that is there is touched: the first free of NAME, NAME-2, NAME-3 …"""
-    number = 1
-    while True:
-        home = Path(name if number == 1 else f"{name}-{number}")
-        try:
-            home.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return home
-
-
-def _script(piece: onnx.ModelProto, spec: Mapping[str, Any], file: str) -> str:
-    flavour = FLAVOURS[spec["flavour"]]
-    axes = dict(_axes(spec))
-    lines = [
-        f'"""The smallest piece that {flavour.name} fails to build: pip install {flavour.distribution}."""',
-        f"import pathlib, {flavour.module} as trt",
-        "logger = trt.Logger(trt.Logger.INFO)",
-        "builder = trt.Builder(logger)",
-        "network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))",
-        "parser = trt.OnnxParser(network, logger)",
-        f'assert parser.parse((pathlib.Path(__file__).parent / "{file}").read_bytes()), parser.get_error(0).desc()',
-        "config, profile = builder.create_builder_config(), builder.create_optimization_profile()",
-    ]
-    for value in piece.graph.input:
-        shape = _shape(value)
-        if any(not isinstance(axis, int) for axis in shape):
-            ends = [
-                [axis if isinstance(axis, int) else axes.get(axis or "", UNKNOWN_AXIS)[end] for axis in shape]
-                for end in UNKNOWN_AXIS
-            ]
-            lines.append(f'profile.set_shape("{value.name}", {ends[0]}, {ends[1]}, {ends[2]})')
-    if len(lines) > 8:
-        lines.append("config.add_optimization_profile(profile)")
-    if flavour.builds_without_gpu:
-        lines.append(f"config.num_compute_capabilities = {len(spec['archs'])}")
-        for index, arch in enumerate(spec["archs"]):
-            lines.append(f"config.set_compute_capability(trt.ComputeCapability.{arch.replace('sm_', 'SM')}, {index})")
-    lines.append('print("built" if builder.build_serialized_network(network, config) else "FAILED")')
-    return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ingot.backends.tensorrt.lane import ALIGNMENT_BYTES, Lane
-from ingot.device.array import DeviceArray, View, is_default, size_bytes
+from ingot.device.array import DeviceArray, View, check_place, is_default, size_bytes
 from ingot.device.context import left_behind
 from ingot.errors import EngineError, InputError
 
@@ -65,7 +65,8 @@ class TensorRtSession:
         self._cuda = cuda
         self._messages = messages
         self._lanes = threading.local()
-        self._lock = threading.Lock()
+        # Reentrant: a signal's handler may close what its own thread is running.
+        self._lock = threading.RLock()
 
     @property
     def device(self) -> int:
@@ -97,7 +98,7 @@ class TensorRtSession:
         """
         plan = self._open()
         for port, view in zip(plan.inputs, inputs, strict=True):
-            self._check_device(port, view)
+            check_place(view, port.name, self._cuda)
         index = _profile(plan, [view.shape for view in inputs])
         where = ", ".join(f"{port.name} {list(view.shape)}" for port, view in zip(plan.inputs, inputs, strict=True))
         with self._cuda.current(), self._guarded(where):
@@ -108,8 +109,9 @@ class TensorRtSession:
         """A run that another thread began goes on to its end; memory is given back after it."""
         if self._cuda.forked:
             return
-        plan, lanes = self._plan, self._lanes
-        self._plan, self._lanes = None, threading.local()
+        with self._lock:
+            plan, lanes = self._plan, self._lanes
+            self._plan, self._lanes = None, threading.local()
         with suppress(EngineError), self._cuda.current():
             del plan, lanes
 
@@ -127,7 +129,10 @@ class TensorRtSession:
         if holder is None:
             # TensorRT's engine makes one context at a time.
             with self._lock:
-                holder = lanes.holder = _Holder(Lane(self._cuda, lambda: self._context(plan)), plan)
+                holder = _Holder(Lane(self._cuda, lambda: self._context(plan)), plan)
+                # Closed meanwhile, it goes with the run.
+                if self._plan is plan:
+                    lanes.holder = holder
         return holder
 
     def _context(self, plan: Plan) -> Any:
@@ -194,7 +199,7 @@ class TensorRtSession:
                 view = View(made.pointer, shape, port.dtype, self.device, None, made)
             elif view.stream is not None:
                 lane.follow(work, view.stream)
-            self._check_device(port, view)
+            check_place(view, port.name, self._cuda)
             outputs.append((port, view, *self._output(lane, port, view)))
         self._enqueue(lane, work)
         for port, view, address, content in outputs:
@@ -245,19 +250,6 @@ class TensorRtSession:
             address = lane.buffer(port.name, size_bytes(view.shape, port.dtype))
         self._bind(lane, port, address)
         return address, content
-
-    def _check_device(self, port: Port, view: View) -> None:
-        device = view.device
-        if device < 0:
-            found = self._cuda.device_of(view.pointer) if view.pointer else self.device
-            if found is None:
-                raise InputError(f"'{port.name}' lies in the host's memory", fix="an array on the GPU")
-            device = found
-        if device != self.device:
-            raise InputError(
-                f"'{port.name}' is on GPU {device}, and the engine is on GPU {self.device}",
-                fix=f"a copy of {port.name} there, or CUDA_VISIBLE_DEVICES={device}",
-            )
 
     def _choose(self, plan: Plan, lane: Lane, index: int, stream: int) -> None:
         self._messages.clear()

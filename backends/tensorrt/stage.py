@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ingot.backends.onnxruntime.pack import strip
 from ingot.backends.tensorrt.child.parse import GRAPH, SPEC, WEIGHTS
 from ingot.backends.tensorrt.plugin.parts import name_for_parser
 from ingot.errors import BuildError
@@ -52,7 +53,7 @@ def stage(lowered: ir.Model, folder: Path) -> Staged:
     places = _name_nodes(model)
     name_for_parser(model)
     model.functions.clear()
-    _strip(model)
+    strip(model)
     initializers = _write_weights(model, folder / WEIGHTS)
     data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     if len(data) > LARGEST_GRAPH_BYTES:
@@ -85,22 +86,6 @@ def _name_nodes(model: ir.Model) -> dict[str, str]:
 
     walk(model.graph)
     return places
-
-
-def _strip(model: ir.Model) -> None:
-    """Drops what only people read: nothing of the user's machine reaches a plan."""
-    model.metadata_props.clear()
-    model.producer_name, model.producer_version, model.doc_string = "ingot", None, None
-    for graph in model.graphs():
-        graph.metadata_props.clear()
-        graph.doc_string = None
-        for value in [*graph.inputs, *graph.initializers.values()]:
-            value.metadata_props.clear()
-        for node in graph:
-            node.metadata_props.clear()
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
 
 
 def _write_weights(model: ir.Model, path: Path) -> list[tuple[str, int, int]]:

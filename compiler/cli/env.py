@@ -86,6 +86,7 @@ def _print_coverage(target: str, as_json: bool) -> None:
     print_table(
         [(row.operator, span, row.how, ", ".join(row.dtypes)) for row, span in zip(rows, sets, strict=True)], headers
     )
+    click.echo(f"\nfrom: {builder(target).coverage_source}")
 
 
 def environment() -> dict[str, Any]:

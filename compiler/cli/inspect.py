@@ -128,7 +128,7 @@ def _layers_of(file: EngineFile, target: Target) -> list[Mapping[str, Any]]:
         return []
     try:
         return _maps(json.loads(file.read(target.members["layers"])))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"the layers of target {target.name} are no JSON", where=file.path) from error
 
 

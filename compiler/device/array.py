@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import weakref
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ingot.device import dlpack
 from ingot.device.context import LEGACY_STREAM, THREAD_STREAM, Cuda
-from ingot.errors import InputError
+from ingot.errors import EngineError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,13 +161,14 @@ class _Memory:
         self.stream: int | None = None
         self.home = home_stream(cuda)
         self._made = cuda.create_event()
+        self.pointer = 0
         try:
             self.pointer = cuda.allocate(max(1, size), stream)
+            # Dropped before it was written, it is freed after what made it.
+            cuda.record(self._made, stream)
         except BaseException:
-            cuda.destroy_event(self._made)
+            self.free()
             raise
-        # Dropped before it was written, it is freed after what made it.
-        cuda.record(self._made, stream)
 
     def written(self, stream: int, *, done: bool) -> None:
         self.cuda.record(self._made, stream)
@@ -184,10 +186,24 @@ class _Memory:
         """What others do with memory that was lent is in streams of theirs: all of them are waited for."""
         if self.cuda.forked:
             return
-        if self.lent:
+        # After a kernel's error every call fails, and the driver gives all back with the process.
+        with contextlib.suppress(EngineError):
+            if self.pointer:
+                self._free()
+        with contextlib.suppress(EngineError):
+            self.cuda.destroy_event(self._made)
+
+    def _free(self) -> None:
+        try:
+            if self.lent:
+                self.cuda.synchronize()
+            home = self.home_after_content()
+        except EngineError:
+            # Without a stream the driver itself waits for nobody.
             self.cuda.synchronize()
-        self.cuda.free(self.pointer, self.home_after_content())
-        self.cuda.destroy_event(self._made)
+            self.cuda.free(self.pointer)
+            raise
+        self.cuda.free(self.pointer, home)
 
 
 _homes: weakref.WeakKeyDictionary[Cuda, int] = weakref.WeakKeyDictionary()
@@ -263,6 +279,21 @@ def _of_interface(value: Any, name: str) -> View:
     # Versions 1 and 2 say nothing of streams: the default one waits for what others usually run in.
     waits = LEGACY_STREAM if stream is None and int(said.get("version", 0)) < 3 else stream
     return View(int(said["data"][0]), shape, dtype, -1, waits, value)
+
+
+def check_place(view: View, name: str, cuda: Cuda) -> None:
+    """Raises InputError with `name` for what does not lie on this GPU."""
+    device: int | None = view.device
+    if view.device < 0:
+        device = cuda.device_of(view.pointer) if view.pointer else cuda.gpu.number
+    if device is None:
+        raise InputError(f"'{name}' lies in the host's memory", fix="an array on the GPU")
+    if device != cuda.gpu.number:
+        here = cuda.gpu.number
+        raise InputError(
+            f"'{name}' is on GPU {device}, and the engine is on GPU {here}",
+            fix=f"{name}.to('cuda:{here}'), or CUDA_VISIBLE_DEVICES={device} if the engine is for that GPU too",
+        )
 
 
 def contiguous(shape: Shape, strides: Any) -> bool:

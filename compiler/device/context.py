@@ -64,8 +64,9 @@ class Cuda:
         device, context, pools = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int()
         self._do("starting CUDA", "cuInit", 0)
         self._do("finding the GPU", "cuDeviceGet", ctypes.byref(device), gpu.number)
-        self._do("opening the GPU", "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._do("asking the GPU", "cuDeviceGetAttribute", ctypes.byref(pools), _POOLS_SUPPORTED, device)
+        # The last: it is never given back.
+        self._do("opening the GPU", "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._current = _Current(self, context)
         self._pooled = pools.value != 0
         _alive.add(self)

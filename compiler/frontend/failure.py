@@ -91,7 +91,8 @@ def explain_translation_failure(
 def user_line(error: BaseException) -> str | None:
     """ "model.py:12: the code" of the innermost frame outside torch that ran model code."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        ours = frame.filename.replace("\\", "/").endswith(("/frontend/structure.py", "/frontend/export.py"))
+        path = frame.filename.replace("\\", "/")
+        ours = path.endswith(("/frontend/structure.py", "/frontend/export.py")) or "/ingot/plugins/" in path
         if not TORCH.search(frame.filename) and not frame.filename.startswith("<") and not ours:
             return f"{frame.filename}:{frame.lineno}: {frame.line}"
     return None

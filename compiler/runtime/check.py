@@ -90,5 +90,6 @@ def _unmet(target: Target, allow_code: bool) -> list[Unmet]:
         needs = f"a version of Ingot that knows the target {target.name}"
         return [Unmet(needs, f"Ingot {__version__}", "pip install --upgrade ingot-compiler")]
     if "code" in target.needs and not allow_code:
-        return [Unmet("code from the file to be run", "allow_code=False", "allow_code=True, if you trust the file")]
+        what = f"code from the file to be run ({target.needs['code']:.80})"
+        return [Unmet(what, "allow_code=False", "ingot.load(path, allow_code=True), if you trust the file")]
     return loader(target.name).unmet(target, this_machine())

@@ -115,10 +115,11 @@ def _checked(view: View, tensor: Tensor) -> View:
 
 def _host(tensor: Tensor, value: object) -> InputError:
     name = tensor.name.rpartition(".")[2]
+    moved = f"{name}.cuda()" if is_torch(value) else f"torch.as_tensor({name}).cuda()"
     return InputError(
         f"input '{tensor.name}' is {_kind(value)}, and all inputs of this call must be on the GPU",
         where=str(tensor),
-        fix=f"{name}.cuda(), or every input on the host",
+        fix=f"{moved}, or every input on the host",
     )
 
 

@@ -74,7 +74,7 @@ def engine_of(
         chosen, why = _choose(file, name, allow_code)
         session = loader(chosen.name).load(file, chosen, threads=threads)
         engine = Engine(file, chosen, session, threads=threads, why=why, on_close=on_close)
-    if chosen.options.get("proven") is False:
+    if chosen.options.get("proven", True) is not True:
         _prove(engine)
     return engine
 

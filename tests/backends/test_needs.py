@@ -56,7 +56,7 @@ def test_onnxruntime_by_either_distribution(install: Install) -> None:
 def test_onnxruntime_gpu_alone(install: Install) -> None:
     install({"onnxruntime-gpu": "1.31.1"})
     assert found(onnxruntime_gpu=">=1.31") == []
-    assert found(onnxruntime_gpu=">=1.32")[0].fix == "pip install 'onnxruntime-gpu>=1.32'"
+    assert "pip install 'onnxruntime-gpu>=1.32', or compile" in found(onnxruntime_gpu=">=1.32")[0].fix
     install({})
     assert found(onnxruntime_gpu=">=1.31")[0].fix == "pip install 'ingot-compiler[cuda]'"
     for versions in ({"onnxruntime": "1.31.1"}, {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}):
@@ -73,7 +73,9 @@ def test_the_very_tensorrt_that_built_the_plan(install: Install, name: str) -> N
     assert found(**asked) == []
     for versions, has in (({name: "1.8.0.1"}, "1.8.0.1"), ({}, "none")):
         install(versions)
-        assert found(**asked) == [Unmet(f"{name} ==1.7.1.116", has, f"pip install '{name}==1.7.1.116'")]
+        fix = f"pip install '{name}==1.7.1.116'"
+        fix += f", or compile the model again beside {name} {has}" if versions else ""
+        assert found(**asked) == [Unmet(f"{name} ==1.7.1.116", has, fix)]
     assert found(**{name.replace("-", "_"): ">=1.7"})[0].fix == f"pip install 'ingot-compiler[{name}]'"
 
 
@@ -84,7 +86,7 @@ def test_a_gpu_of_an_architecture() -> None:
             Unmet(
                 "a GPU of sm_86,sm_120",
                 "Fake GPU (sm_89)",
-                "ingot compile MODEL --arch sm_86,sm_120,sm_89, or --target cuda, which takes any",
+                "ingot compile MODEL --target cuda, which takes any GPU",
             )
         ]
     with plugged_in(FakeGpu(arch=(12, 0))):
@@ -94,12 +96,63 @@ def test_a_gpu_of_an_architecture() -> None:
         assert found(gpu="")[0].requirement == "a GPU"
 
 
+@pytest.mark.parametrize(
+    ("target", "here", "fix"),
+    [
+        ("tensorrt-rtx", (8, 9), "--target tensorrt-rtx --arch sm_86,sm_120,sm_89, or --target cuda"),
+        ("tensorrt", (9, 0), "--target tensorrt on this machine, or --target cuda, which takes any GPU"),
+        ("tensorrt-rtx", (9, 0), "--target cuda, which takes any GPU; tensorrt-rtx builds for sm_75, sm_80"),
+    ],
+)
+def test_what_is_to_be_rebuilt_is_what_the_target_can_build(target: str, here: tuple[int, int], fix: str) -> None:
+    with plugged_in(FakeGpu(arch=here)):
+        (lacking,) = unmet(Target(target, {}, {"gpu": "sm_86,sm_120"}), MACHINE)
+    assert lacking.fix.startswith(f"ingot compile MODEL {fix}")
+
+
+def test_of_several_gpus_the_first_that_fits_is_taken() -> None:
+    machine = FakeGpu(arch=(7, 5))
+    machine.devices, machine.archs = 3, {1: (8, 9), 2: (12, 0)}
+    with plugged_in(machine):
+        for wanted, number in (("", 0), ("sm_120,sm_89", 1), ("sm_120", 2), ("sm_75", 0)):
+            assert found(gpu=wanted) == []
+            assert needs.fitting_gpu(Target("any", {}, {"gpu": wanted})) == number
+        (lacking,) = found(gpu="sm_86")
+        assert lacking.found == "Fake GPU (sm_75), Fake GPU (sm_89), Fake GPU (sm_120)"
+
+
+@pytest.mark.parametrize(
+    ("need", "wanted"),
+    [
+        ("gpu", "sm_89; rm -rf ~"),
+        ("gpu", "89"),
+        ("gpu", "sm_89,"),
+        ("gpu", "sm_٨٩"),
+        ("gpu", ",".join(["sm_89"] * 50000)),
+        ("cuda", "$(reboot)"),
+        ("cuda", ">=" + "9" * 10),
+        ("tensorrt", "==1.0' && reboot '"),
+        ("tensorrt", "==1" + ".0" * 100),
+        ("moonlight", "x" * 1_000_000),
+        ("x" * 1_000_000, ""),
+    ],
+)
+def test_needs_that_nobody_should_be_told_to_type_are_refused(install: Install, need: str, wanted: str) -> None:
+    """Whatever is here: what a stranger's file says ends up in a command line for people."""
+    install({})
+    for machine in (None, FakeGpu()):
+        with plugged_in(machine), pytest.raises(FormatError) as caught:
+            unmet(Target("any", {}, {need: wanted}), MACHINE)
+        assert len(str(caught.value)) < 400
+
+
 def test_a_driver_that_fails_says_what_cuda_says() -> None:
     broken = FakeGpu()
     broken.fail["cuInit"] = 803
     with plugged_in(broken):
         (lacking,) = found(gpu="sm_89")
     assert "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)" in lacking.found
+    assert lacking.fix.startswith("nvidia-smi, which says more")
 
 
 def test_a_driver_that_is_new_enough() -> None:
@@ -130,4 +183,4 @@ def test_a_range_that_is_none_is_the_files_fault(install: Install, need: str) ->
 
 def test_every_need_is_tested() -> None:
     tested = {"arch", "features", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "gpu", "cuda"}
-    assert set(needs._JUDGES) == tested
+    assert {*needs._JUDGES, "gpu"} == tested

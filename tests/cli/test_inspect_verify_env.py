@@ -90,7 +90,9 @@ def test_coverage_is_told_without_a_gpu(run_ingot: Ingot, target: str) -> None:
     operators = [row["operator"] for row in rows]
     assert {"MatMul", "Conv", "Softmax"} <= set(operators)
     assert all(row["how"] for row in rows)
-    assert "MatMul" in run_ingot("env", "--coverage", target).output
+    told = run_ingot("env", "--coverage", target).output
+    assert "MatMul" in told
+    assert "\nfrom: " in told, "people must know what the table was made from"
 
 
 def test_env_says_what_a_target_lacks(run_ingot: Ingot, monkeypatch: pytest.MonkeyPatch) -> None:

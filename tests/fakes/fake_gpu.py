@@ -8,8 +8,9 @@ should have waited for other work, and does not, finds the memory as it was.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +23,12 @@ FIRST_ADDRESS = 0x7F00_0000_0000_0000
 """Beyond what any process has."""
 
 OK, INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_HANDLE, NOT_FOUND, ILLEGAL_ADDRESS = 0, 1, 2, 100, 400, 500, 700
+UNKNOWN = 999
 LEGACY_STREAM = 1
+FIRST_CONTEXT = 77
+"""Of the first GPU; the others' follow."""
+
+_one_at_a_time = threading.RLock()
 
 Kernel = tuple[list[Any], Callable[..., None]]
 """The ctypes of its parameters, and what it does with their values."""
@@ -62,28 +68,36 @@ class _Stream:
     done: int = 0
 
     def run_to(self, count: int) -> None:
-        while self.done < count:
-            self.done += 1
-            self.work[self.done - 1]()
+        with _one_at_a_time:
+            while self.done < count:
+                self.done += 1
+                self.work[self.done - 1]()
 
 
 class FakeGpu:
     """The functions of libcuda.so.1 that Ingot calls, as attributes of the library that `open_library` gives.
 
     fail      the status that a function gives from now on, by its name: {"cuInit": 100}
+    fail_at   the number of the call that fails, counted from 0
     calls     the names of the functions called
     kernels   what the machine code in any module holds, by name
+    modules   loaded and not given back
     current   the contexts that were pushed and not popped
+    archs     of the GPUs that have another one than `arch`, by number; `devices` is how many there are
     """
 
     def __init__(self, *, arch: tuple[int, int] = (8, 9), cuda: int = 13000, memory_bytes: int = 1 << 30) -> None:
         self.arch, self.cuda, self.memory_bytes = arch, cuda, memory_bytes
         self.fail: dict[str, int] = {}
+        self.fail_at = -1
         self.calls: list[str] = []
         self.kernels: dict[str, Kernel] = {}
         self.devices = 1
+        self.archs: dict[int, tuple[int, int]] = {}
         self.current: list[int] = []
         self.memory: dict[int, Any] = {}
+        self.modules: set[int] = set()
+        self._homes: dict[int, int] = {}
         self.pools = 1
         self._next = FIRST_ADDRESS
         self._streams: dict[int, _Stream] = {0: _Stream()}
@@ -98,14 +112,18 @@ class FakeGpu:
         function = getattr(self, "_" + name.removesuffix("_v2"))
 
         def call(*arguments: Any) -> int:
-            self.calls.append(name)
-            if name in self.fail:
-                return self.fail[name]
-            try:
-                function(*[_plain(argument) for argument in arguments])
-            except Broken as broken:
-                return broken.status
-            return OK
+            # As the driver: one call at a time, whatever the thread; who waits keeps nobody else waiting.
+            with nullcontext() if "Synchronize" in name else _one_at_a_time:
+                self.calls.append(name)
+                if name in self.fail:
+                    return self.fail[name]
+                if len(self.calls) - 1 == self.fail_at:
+                    return OUT_OF_MEMORY if "Alloc" in name else UNKNOWN
+                try:
+                    function(*[_plain(argument) for argument in arguments])
+                except Broken as broken:
+                    return broken.status
+                return OK
 
         return call
 
@@ -141,6 +159,15 @@ class FakeGpu:
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         self._stream(stream).work.append(work)
 
+    def settle(self) -> None:
+        """Runs what is in the streams, as time would."""
+        for stream in list(self._streams.values()):
+            self.current.append(FIRST_CONTEXT)
+            try:
+                stream.run_to(len(stream.work))
+            finally:
+                self.current.pop()
+
     # The driver.
 
     def _cuInit(self, flags: int) -> None: ...
@@ -157,7 +184,8 @@ class FakeGpu:
         device._obj.value = index
 
     def _cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> None:
-        value._obj.value = {75: self.arch[0], 76: self.arch[1], 115: self.pools}[attribute]
+        major, minor = self.archs.get(device, self.arch)
+        value._obj.value = {75: major, 76: minor, 115: self.pools}[attribute]
 
     def _cuDeviceTotalMem(self, size: Any, device: int) -> None:
         size._obj.value = self.memory_bytes
@@ -166,7 +194,7 @@ class FakeGpu:
         name.value = b"Fake GPU"
 
     def _cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> None:
-        context._obj.value = 77
+        context._obj.value = FIRST_CONTEXT + device
 
     def _cuCtxPushCurrent(self, context: int) -> None:
         self.current.append(context)
@@ -189,6 +217,7 @@ class FakeGpu:
         if self.used_bytes + size_bytes > self.memory_bytes:
             raise Broken(OUT_OF_MEMORY)
         self.memory[self._next] = ctypes.create_string_buffer(b"\xaa" * size_bytes, size_bytes)
+        self._homes[self._next] = self.current[-1] - FIRST_CONTEXT
         pointer._obj.value = self._next
         self._next += -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES + ALIGNMENT_BYTES
 
@@ -201,6 +230,7 @@ class FakeGpu:
         if pointer not in self.memory:
             raise Broken(INVALID_VALUE)
         del self.memory[pointer]
+        self._homes.pop(pointer, None)
 
     def _cuMemFreeAsync(self, pointer: int, stream: int) -> None:
         if pointer not in self.memory:
@@ -230,7 +260,8 @@ class FakeGpu:
             self.place(pointer, 1)
         except Broken:
             raise Broken(INVALID_VALUE) from None
-        value._obj.value = {2: 2, 9: 0}[attribute]
+        home = max((start for start in self._homes if start <= pointer), default=0)
+        value._obj.value = {2: 2, 9: self._homes.get(home, 0)}[attribute]
 
     def _cuStreamCreate(self, stream: Any, flags: int) -> None:
         stream._obj.value = self._handle()
@@ -268,8 +299,12 @@ class FakeGpu:
 
     def _cuModuleLoadData(self, module: Any, image: bytes) -> None:
         module._obj.value = self._handle()
+        self.modules.add(module._obj.value)
 
-    def _cuModuleUnload(self, module: int) -> None: ...
+    def _cuModuleUnload(self, module: int) -> None:
+        if module not in self.modules:
+            raise Broken(INVALID_HANDLE)
+        self.modules.remove(module)
 
     def _cuModuleGetFunction(self, function: Any, module: int, name: bytes) -> None:
         if name.decode() not in self.kernels:

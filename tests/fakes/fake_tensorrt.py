@@ -25,7 +25,7 @@ from fake_gpu import FakeGpu
 from ingot.backends.tensorrt import messages
 from ingot.file.header import Header, Target
 from ingot.file.write import Draft, Part
-from ingot.signature import Signature
+from ingot.signature import Dim, Signature, Tensor
 from ingot.version import __version__
 
 Array = np.ndarray[Any, Any]
@@ -96,6 +96,25 @@ def plan_bytes(
     """
     said = {"operation": operation, "inputs": inputs, "outputs": outputs, "host": list(host), "code": code}
     return json.dumps(said).encode()
+
+
+AFFINE = Signature(
+    inputs=(Tensor("x", "float32", ("batch", 4)),),
+    outputs=(Tensor("y", "float32", ("batch", 4)), Tensor("s", "float32", ("batch",))),
+    dims=(Dim("batch"),),
+    parameters={"x": {"tensor": 0}},
+    result={"dict": {"y": {"tensor": 0}, "s": {"tensor": 1}}},
+)
+"""y = 2 x + 1, and s = the sum of each row."""
+
+AFFINE_INPUTS = {"x": ("float32", [([1, 4], [2, 4], [8, 4])])}
+
+AFFINE_OUTPUTS = {"y": "float32", "s": "float32"}
+
+AFFINE_PLAN = plan_bytes("affine", AFFINE_INPUTS, AFFINE_OUTPUTS)
+
+NEEDS = {"tensorrt-rtx": ">=1.7", "gpu": "sm_89,sm_120", "cuda": ">=13.0"}
+"""Of an engine that a FakeGpu runs."""
 
 
 class FakeTensorRt(SimpleNamespace):

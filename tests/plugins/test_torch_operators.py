@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ingot.plugins.declaration import Cell, DoesNotFit, matrix
+from ingot.plugins.declaration import DOMAIN, Cell, DoesNotFit, matrix
 from ingot.plugins.skip_norm import skip_norm
 from ingot.plugins.skip_norm.declaration import SKIP_NORM
-from ingot.plugins.torch_operators import operators, schema
+from ingot.plugins.torch_operators import REFERENCES, operators, schema
 from ingot.runtime.metrics import measure
 from ingot.verify.reference import to_numpy
 
@@ -84,6 +87,37 @@ def test_the_schema_is_the_declarations() -> None:
         "skip_norm(Tensor x, Tensor residual, Tensor weight, Tensor? bias=None, *, float epsilon=1e-06, "
         "str kind='rms') -> (Tensor y, Tensor sum)"
     )
+
+
+@pytest.mark.parametrize("function", [skip_norm, REFERENCES["skip_norm"]])
+def test_what_people_call_and_the_reference_take_what_is_declared(function: Callable[..., Any]) -> None:
+    """They are written out for people and type checkers to read."""
+    given = inspect.signature(function).parameters
+    kinds = {name: parameter.kind for name, parameter in given.items()}
+    defaults = {name: parameter.default for name, parameter in given.items()}
+    assert list(given) == [declared.name for declared in (*SKIP_NORM.inputs, *SKIP_NORM.attributes)]
+    for spec in SKIP_NORM.inputs:
+        assert kinds[spec.name] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        assert defaults[spec.name] is (None if spec.optional else inspect.Parameter.empty)
+    for attribute in SKIP_NORM.attributes:
+        assert kinds[attribute.name] is inspect.Parameter.KEYWORD_ONLY
+        assert defaults[attribute.name] in (attribute.default, inspect.Parameter.empty)
+
+
+def test_the_page_says_what_is_declared() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ops" / f"{SKIP_NORM.name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {DOMAIN}.{SKIP_NORM.name}, version {SKIP_NORM.version}\n")
+    rows = [line for line in page.splitlines() if line.startswith(("| input", "| output", "| attribute"))]
+    said = [row.split("|")[2].split("`")[1::2] for row in rows]
+    assert [name for names in said for name in names] == [
+        declared.name for declared in (*SKIP_NORM.inputs, *SKIP_NORM.outputs, *SKIP_NORM.attributes)
+    ]
+    assert ", ".join(SKIP_NORM.dtypes).replace(", bfloat16", " or bfloat16") in page
+    assert f"H is 1 to {SKIP_NORM.fixed['H']}" in page
+    for spec in (*SKIP_NORM.inputs, *SKIP_NORM.outputs):
+        row = next(row for row in rows if f"`{spec.name}`" in row)
+        assert f"[{', '.join(spec.dims)}]" in row
+        assert row.startswith("| input, optional |") is spec.optional
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])

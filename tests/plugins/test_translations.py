@@ -16,6 +16,7 @@ from ingot.pipeline import passes
 from ingot.plugins.declaration import DOMAIN
 from ingot.plugins.skip_norm import skip_norm
 from ingot.runtime.metrics import measure
+from ingot.verify.reference import to_numpy
 
 
 class Block(torch.nn.Module):
@@ -84,6 +85,29 @@ def test_the_cpu_target_runs_and_verifies_it(build: type[torch.nn.Module], seed:
     assert measure(expected.astype(dtype), np.asarray(engine(other.numpy())).astype(dtype), dtype).holds
 
 
+class BrainNorm(torch.nn.Module):
+    """bfloat16 in and out, which numpy lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(32).bfloat16())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return skip_norm(x, x, self.weight)
+
+
+def test_bfloat16_goes_in_and_comes_out(seed: int) -> None:
+    torch.manual_seed(seed)
+    module = BrainNorm().eval()
+    engine = ingot.compile(module, torch.randn(2, 5, 32).bfloat16(), dynamic_shapes=DYNAMIC)
+    x = torch.randn(3, 7, 32).bfloat16()
+    with torch.no_grad():
+        expected = module(x)
+    for want, got in zip(expected, engine(x), strict=True):
+        assert got.dtype == torch.bfloat16
+        assert measure(to_numpy(want), to_numpy(got), "bfloat16").holds
+
+
 def test_a_weight_of_the_wrong_size_names_the_users_line() -> None:
     class Wrong(torch.nn.Module):
         def __init__(self) -> None:
@@ -95,4 +119,6 @@ def test_a_weight_of_the_wrong_size_names_the_users_line() -> None:
 
     with pytest.raises(CompileError) as error:
         ingot.compile(Wrong(), torch.randn(2, 3, 4))
-    assert "H is 4 in x and 5 in weight" in str(error.value)
+    assert "H is 4 in x and 5 in weight" in error.value.what
+    assert error.value.where is not None
+    assert error.value.where.endswith("return skip_norm(x, x, self.weight)[0]")

@@ -76,20 +76,30 @@ def test_the_best_target_stands_first_whatever_the_files_order(tmp_path: Path, s
     assert report.targets[-1].runs
 
 
-def test_three_targets_are_judged_without_what_running_them_takes(tmp_path: Path, seed: int) -> None:
-    """10 ms are few: each module costs up to one."""
-    path = write_encoder(tmp_path / "e.ingot", seed, before=GPU_TARGETS)
+def imported_by_check(path: Path) -> list[str]:
     code = (
         "import sys, ingot; check = ingot.check; before = set(sys.modules); check(sys.argv[1]); "
         "print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
-    loaded = done.stdout.split()
-    assert "ingot.backends.tensorrt.load" in loaded, done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_three_targets_are_judged_without_what_running_them_takes(tmp_path: Path, seed: int) -> None:
+    """10 ms are few: each module costs up to one."""
+    loaded = imported_by_check(write_encoder(tmp_path / "e.ingot", seed, before=GPU_TARGETS))
+    assert "ingot.backends.tensorrt.load" in loaded
     heavy = {"tensorrt_rtx", "tensorrt", "onnxruntime", "torch", "dataclasses", "importlib.metadata"}
     heavy |= {"ingot.device", "ingot.backends.tensorrt.flavours", "ingot.backends.tensorrt.session"}
+    heavy |= {"ingot.backends.onnxruntime", "ingot.backends.cuda.session"}
     assert heavy & set(loaded) == set()
-    assert len(loaded) <= 16, loaded
+    assert len(loaded) <= 13, loaded
+
+
+def test_a_file_for_processors_alone_asks_for_no_driver(tmp_path: Path, seed: int) -> None:
+    loaded = imported_by_check(write_encoder(tmp_path / "e.ingot", seed))
+    assert loaded == ["ingot.backends.cpu", "ingot.backends.cpu.load", "ingot.backends.needs", "ingot.installed"]
 
 
 def test_a_second_check_lists_no_folder_again(

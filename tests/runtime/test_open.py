@@ -10,7 +10,16 @@ import numpy as np
 import onnx.parser
 import pytest
 from fake_gpu import FakeGpu, plugged_in
-from fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
+from fake_tensorrt import (
+    AFFINE,
+    AFFINE_INPUTS,
+    AFFINE_OUTPUTS,
+    NEEDS,
+    FakeTensorRt,
+    installed,
+    plan_bytes,
+    write_engine,
+)
 
 from ingot.backends.cpu.load import LOADER as CPU
 from ingot.errors import EngineError, RequirementError
@@ -20,15 +29,6 @@ from ingot.runtime.absent import Absent
 from ingot.runtime.check import check_file, check_targets, targets_in_order
 from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine
-from ingot.signature import Dim, Signature, Tensor
-
-SIGNATURE = Signature(
-    inputs=(Tensor("x", "float32", ("batch", 4)),),
-    outputs=(Tensor("y", "float32", ("batch", 4)), Tensor("s", "float32", ("batch",))),
-    dims=(Dim("batch"),),
-    parameters={"x": {"tensor": 0}},
-    result={"dict": {"y": {"tensor": 0}, "s": {"tensor": 1}}},
-)
 
 GRAPH = """<ir_version: 10, opset_import: ["": 21]> affine (float[batch, 4] x) => (float[batch, 4] y, float[batch] s) {
     two = Constant <value_float = 2.0> ()
@@ -38,12 +38,6 @@ GRAPH = """<ir_version: 10, opset_import: ["": 21]> affine (float[batch, 4] x) =
     y = Add(twice, one)
     s = ReduceSum <keepdims = 0> (x, last)
 }"""
-
-PROFILE = {"x": ("float32", [([1, 4], [2, 4], [8, 4])])}
-
-OUTPUTS = {"y": "float32", "s": "float32"}
-
-NEEDS = {"tensorrt-rtx": ">=1.7", "gpu": "sm_89", "cuda": ">=13.0"}
 
 RTX = Target("tensorrt-rtx", {}, NEEDS)
 
@@ -60,10 +54,10 @@ def trt() -> Iterator[FakeTensorRt]:
 
 
 def write(path: Path, *targets: Target, operation: str = "affine", cpu: bool = True, selftest: Any = None) -> Path:
-    plan = plan_bytes(operation, PROFILE, OUTPUTS)
+    plan = plan_bytes(operation, AFFINE_INPUTS, AFFINE_OUTPUTS)
     graph = onnx.parser.parse_model(GRAPH).SerializeToString()
     others = [(Target("cpu", {"graph": "graph.onnx"}, CPU.needs), {"graph.onnx": graph})] if cpu else []
-    return write_engine(path, SIGNATURE, [(aim, plan) for aim in targets], others=others, selftest=selftest)
+    return write_engine(path, AFFINE, [(aim, plan) for aim in targets], others=others, selftest=selftest)
 
 
 def vectors(seed: int) -> dict[str, Any]:
@@ -103,14 +97,14 @@ def test_without_a_gpu_the_cpu_is_taken_and_says_why(tmp_path: Path) -> None:
         assert engine.target == "cpu"
         assert engine.why == (
             "cpu: tensorrt needs tensorrt ==11.4.0.1, found none; "
-            "tensorrt-rtx needs a GPU of sm_89, found no NVIDIA driver"
+            "tensorrt-rtx needs a GPU of sm_89,sm_120, found no NVIDIA driver"
         )
 
 
 def test_a_missing_gpu_raises_where_it_was_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="the target asks whether it is installed")
     path = write(tmp_path / "e.ingot", RTX)
-    with plugged_in(None), pytest.raises(RequirementError, match="needs a GPU of sm_89, found no NVIDIA driver"):
+    with plugged_in(None), pytest.raises(RequirementError, match="needs a GPU of sm_89,sm_120, found no NVIDIA driver"):
         open_engine(path, target="tensorrt-rtx")
 
 
@@ -120,7 +114,7 @@ def test_a_file_without_a_target_that_runs_names_every_lack(tmp_path: Path) -> N
     with plugged_in(FakeGpu(arch=(9, 0))), pytest.raises(RequirementError) as caught:
         open_engine(path)
     assert "target tensorrt: needs tensorrt ==11.4.0.1, found none" in caught.value.what
-    assert "target tensorrt-rtx: needs a GPU of sm_89, found Fake GPU (sm_90)" in caught.value.what
+    assert "target tensorrt-rtx: needs a GPU of sm_89,sm_120, found Fake GPU (sm_90)" in caught.value.what
 
 
 def test_the_only_target_says_so(tmp_path: Path) -> None:
@@ -200,7 +194,7 @@ def test_an_engine_for_another_machine_says_what_is_lacking_on_the_gpu_too(tmp_p
             lambda: made.run_device({"x": lent}),
             lambda: made(np.ones((2, 4), "float32")),
         ):
-            with pytest.raises(RequirementError, match="needs a GPU of sm_89, found no NVIDIA driver"):
+            with pytest.raises(RequirementError, match="needs a GPU of sm_89,sm_120, found no NVIDIA driver"):
                 call()
 
 

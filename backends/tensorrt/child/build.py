@@ -1,11 +1,12 @@
 """Builds a plan from a staged graph, in a process of its own: python -m ingot.backends.tensorrt.child.build FOLDER.
 
 Imports numpy and the flavour's package, no torch and no onnx. What happened is in the folder's result.json; where that
-is missing, the process died.
+is missing, the process died, or the disk was full and it ended with NO_ROOM.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from ingot.backends.tensorrt.child.layers import listed
 from ingot.backends.tensorrt.child.parse import (
     LAYERS,
     LOG,
+    NO_ROOM,
     PLAN,
     RESULT,
     Parsed,
@@ -40,9 +43,20 @@ def main(arguments: list[str]) -> int:
     die_with_parent()
     folder = Path(arguments[0])
     try:
+        return _recorded(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return NO_ROOM
+        raise
+
+
+def _recorded(folder: Path) -> int:
+    try:
         result = build(folder)
     except StageError as error:
         result = {"error": {"kind": error.kind, "items": error.items}}
+    except OSError:
+        raise
     except MemoryError:
         result = {"error": {"kind": "memory", "items": []}}
     except Exception as error:  # noqa: BLE001 the parent shows it with its trace
@@ -118,17 +132,27 @@ def _write_plan(parsed: Parsed, config: Any, folder: Path) -> None:
     """Streams the plan to the disk: it is never a second time in memory."""
     trt = parsed.trt
     temporary = folder / f"{PLAN}.tmp"
-    with temporary.open("wb") as stream:
+    refused: list[OSError] = []
+    with temporary.open("wb", buffering=0) as stream:
 
         class ToDisk(trt.IStreamWriter):  # type: ignore[misc, name-defined]
             def __init__(self) -> None:
                 trt.IStreamWriter.__init__(self)
 
             def write(self, data: bytes) -> int:
-                return stream.write(data)
+                # An exception would end the process in the middle of TensorRT.
+                try:
+                    _write_all(stream, data)
+                except OSError as error:
+                    refused.append(error)
+                    return 0
+                return len(data)
 
         writer = ToDisk()
         built = parsed.builder.build_serialized_network_to_stream(parsed.network, config, writer)
+    if refused:
+        temporary.unlink()
+        raise refused[0]
     plugins = [{"message": parsed.plugins.problem}] if parsed.plugins.problem else []
     if not built or temporary.stat().st_size == 0:
         said = [{"message": text} for text in errors(folder / LOG)]
@@ -137,6 +161,12 @@ def _write_plan(parsed: Parsed, config: Any, folder: Path) -> None:
         # A plan is built all the same where a plugin could not give its fields; it would not load.
         raise StageError("build", plugins)
     os.replace(temporary, folder / PLAN)
+
+
+def _write_all(stream: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
 
 
 def write_whole(path: Path, data: bytes) -> None:

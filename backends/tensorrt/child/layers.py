@@ -11,10 +11,12 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=$|[\x1e,\[])")
 
 def listed(network: Any, where: Mapping[str, str]) -> list[dict[str, Any]]:
     """`where` maps the name of a node of the graph to its place in the user's code."""
-    return [_layer(network.get_layer(index), where) for index in range(network.num_layers)]
+    tensors: dict[str, dict[str, Any]] = {}
+    return [_layer(network.get_layer(index), where, tensors) for index in range(network.num_layers)]
 
 
-def _layer(layer: Any, where: Mapping[str, str]) -> dict[str, Any]:
+def _layer(layer: Any, where: Mapping[str, str], tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`tensors` has what was said of each tensor already: most are read as often as they are written."""
     inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
     outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
     nodes = _NODE.findall(layer.metadata or "")
@@ -22,19 +24,22 @@ def _layer(layer: Any, where: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": layer.name,
         "kind": layer.type.name,
-        "inputs": [_tensor(tensor) for tensor in inputs if tensor is not None],
-        "outputs": [_tensor(tensor) for tensor in outputs if tensor is not None],
+        "inputs": [_tensor(tensor, tensors) for tensor in inputs if tensor is not None],
+        "outputs": [_tensor(tensor, tensors) for tensor in outputs if tensor is not None],
         "nodes": nodes,
         "where": list(places),
     }
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
-    try:
-        shape = [int(size) for size in tensor.shape]
-    except ValueError:  # of an unknown rank
-        shape = None
-    return {"name": tensor.name, "dtype": tensor.dtype.name, "shape": shape}
+def _tensor(tensor: Any, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    name = tensor.name
+    if name not in known:
+        try:
+            shape = [int(size) for size in tensor.shape]
+        except ValueError:  # of an unknown rank
+            shape = None
+        known[name] = {"name": name, "dtype": tensor.dtype.name, "shape": shape}
+    return known[name]
 
 
 def precisions(layers: list[dict[str, Any]]) -> dict[str, int]:

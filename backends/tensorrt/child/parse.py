@@ -20,6 +20,9 @@ SPEC, RESULT, LOG, OUTPUT = "spec.json", "result.json", "build.log", "output.txt
 GRAPH, WEIGHTS, PLAN, LAYERS = "graph.onnx", "weights.bin", "plan.bin", "layers.json"
 """The files of a build, all in one folder."""
 
+NO_ROOM = 74
+"""The exit code of a build's child that found the disk full: sysexits' EX_IOERR."""
+
 
 class StageError(Exception):
     """Why there is no plan: `kind` is "module", "parse", "audit" or "build", `items` what each fault is."""
@@ -57,9 +60,11 @@ def load_module(flavour_name: str) -> Any:
     return module
 
 
-def parse(trt: Any, logger: Any, spec: Mapping[str, Any], folder: Path) -> Parsed:
-    """Raises StageError with what the parser refuses, node by node."""
-    host = _plugins(trt, spec, folder)
+def parse(trt: Any, logger: Any, spec: Mapping[str, Any], folder: Path, *, to_build: bool = True) -> Parsed:
+    """A network that is `to_build`, or only to be looked at. Raises StageError with what the parser refuses, node by
+    node."""
+    runs = to_build and not FLAVOURS[spec["flavour"]].builds_without_gpu
+    host = _running(trt, spec, folder) if runs and spec["plugins"] else plugin_host.register(trt, spec["plugins"])
     builder = trt.Builder(logger)
     if builder is None:
         raise StageError("module", [{"message": "TensorRT makes no builder here"}])
@@ -80,10 +85,8 @@ def parse(trt: Any, logger: Any, spec: Mapping[str, Any], folder: Path) -> Parse
     return Parsed(trt, logger, builder, network, host, held)
 
 
-def _plugins(trt: Any, spec: Mapping[str, Any], folder: Path) -> Any:
+def _running(trt: Any, spec: Mapping[str, Any], folder: Path) -> Any:
     """Full TensorRT runs a plugin while it builds, on the GPU: then it needs its kernels."""
-    if not spec["plugins"] or FLAVOURS[spec["flavour"]].builds_without_gpu:
-        return plugin_host.register(trt, spec["plugins"])
     from ingot.device.context import open_cuda
 
     return plugin_host.register(trt, spec["plugins"], lambda member: (folder / member).read_bytes(), open_cuda(0))

@@ -153,6 +153,9 @@ def available_bytes() -> int:
     return max(0, min(found))
 
 
+_EXAMPLE = {TIMEOUT_S: 600, MEMORY_GB: 16, REDUCE_S: 60}
+
+
 def _positive(name: str) -> float | None:
     asked = os.environ.get(name)
     if asked is None:
@@ -162,5 +165,5 @@ def _positive(name: str) -> float | None:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e9:
-        raise UsageError(f"{name} is {asked!r}, not a number above 0", fix=f"{name}=600")
+        raise UsageError(f"{name} is {asked!r}, not a number above 0", fix=f"{name}={_EXAMPLE[name]}")
     return value

@@ -1,7 +1,10 @@
 """Runs the network that a parser made of a staged graph, evaluated on the CPU, in a child that is asked through pipes.
 
     request    count, then each input: name and array           from the parent
-    answer     "ok" and each output, or "error" and a text      from the child
+    answer     "ok" and each output, or else, and a text        from the child
+
+Else is "unproven" where a layer is of a kind that is not evaluated, "wrong" where the network does not compute on the
+inputs, and "error" where neither can be said.
 
 Texts and arrays are length-prefixed; arrays are framed as .npy, without pickles.
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,8 +24,9 @@ import numpy as np
 
 from ingot.backends.contract import UnprovenError
 from ingot.backends.tensorrt.child.parse import OUTPUT, StageError, load_module, parse, read_spec
-from ingot.backends.tensorrt.child.process import kill, start
-from ingot.errors import BuildError
+from ingot.backends.tensorrt.child.process import TIMEOUT_S, Limits, kill, start
+from ingot.backends.tensorrt.failure import SIGNALS, printed
+from ingot.errors import BuildError, EngineError
 
 Array = np.ndarray[Any, Any]
 
@@ -32,13 +37,15 @@ _LOG = "serve.log"
 class NetworkSession:
     """A session of the parser's own network. Safe to call from many threads: they take turns.
 
-    Raises UnprovenError, when it is made or from `run`, where a layer cannot be evaluated.
+    Raises UnprovenError, when it is made or from `run`, where a layer is of a kind that is not evaluated on the CPU;
+    `run` raises EngineError where the network does not compute on the inputs: it is not what the graph says.
     """
 
     def __init__(self, folder: Path, flavour_name: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """`folder` holds a staged graph; `flavour_name` is whose parser reads it."""
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._lock = threading.Lock()
+        self._limit_seconds = Limits.from_environment().seconds
         self._folder = folder
         with (folder / f"serve-{OUTPUT}").open("wb") as stream:
             self._process = start(_MODULE, [str(folder), flavour_name], output=stream, piped=True)
@@ -76,6 +83,14 @@ class NetworkSession:
                 continue
 
     def _answer(self) -> dict[str, Array]:
+        poll = select.poll()
+        poll.register(self._from, select.POLLIN)
+        if not poll.poll(self._limit_seconds * 1000):
+            kill(self._process)
+            text = f"evaluating the parser's network took longer than {self._limit_seconds:.0f} s and was stopped"
+            raise BuildError(
+                text, fix=f"{TIMEOUT_S}={round(self._limit_seconds * 4)}, or smaller upper bounds of the dims"
+            )
         try:
             kind = _read_text(self._from)
             if kind == "ok":
@@ -85,13 +100,16 @@ class NetworkSession:
             raise self._died() from error
         if kind == "unproven":
             raise UnprovenError(f"the parser's network cannot be evaluated on the CPU: {text}")
+        if kind == "wrong":
+            raise EngineError(f"the network that the parser made does not compute: {text}")
         raise BuildError(f"evaluating the parser's network failed: {text}")
 
     def _died(self) -> BuildError:
         kill(self._process)
-        said = (self._folder / f"serve-{OUTPUT}").read_text(errors="replace").strip().splitlines()
-        shown = f": {said[-1]}" if said else ""
-        return BuildError(f"the process that evaluates the parser's network ended ({self._process.returncode}){shown}")
+        said = printed(self._folder / f"serve-{OUTPUT}")
+        code = self._process.returncode
+        how = SIGNALS.get(-code, f"ended with exit code {code}")
+        return BuildError(f"the process that evaluates the parser's network {how}{f': {said[-1]}' if said else ''}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,16 +119,19 @@ def main(arguments: Sequence[str]) -> int:
     requests = sys.stdin.buffer
     folder, flavour_name = Path(arguments[0]), arguments[1]
     from ingot.backends.tensorrt.log import keep
-    from ingot.backends.tensorrt.network.evaluate import NetworkEvaluator, NotEvaluatedError
+    from ingot.backends.tensorrt.network.evaluate import EvaluationError, NetworkEvaluator, NotEvaluatedError
     from ingot.backends.tensorrt.plugin.references import references
 
     try:
         spec = {**read_spec(folder), "flavour": flavour_name}
         trt = load_module(flavour_name)
-        parsed = parse(trt, keep(trt, folder / _LOG), spec, folder)
+        parsed = parse(trt, keep(trt, folder / _LOG), spec, folder, to_build=False)
         evaluator = NetworkEvaluator(parsed.network, references())
     except NotEvaluatedError as error:
         _refuse(answers, "unproven", str(error))
+        return 1
+    except EvaluationError as error:
+        _refuse(answers, "error", str(error))
         return 1
     except StageError as error:
         kind = "unproven" if error.kind == "module" else "error"
@@ -126,6 +147,8 @@ def main(arguments: Sequence[str]) -> int:
             found = evaluator.run(inputs)
         except NotEvaluatedError as error:
             _refuse(answers, "unproven", str(error))
+        except EvaluationError as error:
+            _refuse(answers, "wrong", str(error))
         except Exception as error:  # noqa: BLE001 the parent raises it
             _refuse(answers, "error", f"{type(error).__name__}: {error}")
         else:

@@ -6,8 +6,12 @@ import onnx_ir as ir
 
 from ingot.backends.tensorrt.lowering.attention_body import DOMAIN
 from ingot.backends.tensorrt.lowering.expand_attention_heads import ExpandAttentionHeads
-from ingot.backends.tensorrt.lowering.expand_trilu_default import ExpandTriluDefault
+from ingot.backends.tensorrt.lowering.expand_defaults import ExpandDefaults
+from ingot.backends.tensorrt.lowering.expand_vectors import ExpandVectors
+from ingot.backends.tensorrt.lowering.lower_arg_max import LowerArgMax
 from ingot.backends.tensorrt.lowering.lower_attention import LowerAttention
+from ingot.backends.tensorrt.lowering.lower_float_range import LowerFloatRange
+from ingot.backends.tensorrt.lowering.lower_group_norm import LowerGroupNorm
 from ingot.backends.tensorrt.lowering.lower_log_softmax import LowerLogSoftmax
 from ingot.backends.tensorrt.lowering.lower_negative_indices import LowerNegativeIndices
 from ingot.passes.contract import Pass, run_passes
@@ -35,8 +39,12 @@ def passes() -> list[Pass]:
         ExpandAttentionHeads(),
         LowerAttention(),
         LowerLogSoftmax(),
-        ExpandTriluDefault(),
+        LowerGroupNorm(),
+        ExpandDefaults(),
+        ExpandVectors(),
+        LowerFloatRange(),
         LowerNegativeIndices(),
+        LowerArgMax(),  # after indices: of ArgMax it is plain that they are not negative
         FuseTransposes(),  # heads that were split twice
         MergeInitializers(),  # layers share one mask: its constants first, then its nodes
         MergeCommonSubexpressions(),

@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
-from ingot.backends.tensorrt.network.values import Compute, NotEvaluatedError, Values, given, integers, needed, wide
+from ingot.backends.tensorrt.network.values import (
+    Compute,
+    EvaluationError,
+    NotEvaluatedError,
+    Values,
+    given,
+    integers,
+    needed,
+    wide,
+)
 
 _MASK, _SCALE, _QUERY_LENGTHS, _KEY_LENGTHS = 3, 4, 5, 6
 """The places of the optional inputs of an ATTENTION_INPUT layer."""
@@ -69,7 +78,7 @@ def kv_cache_update(layer: Any) -> Compute:
         cache, update, at = needed(values, 0).clone(), needed(values, 1), integers(needed(values, 2))
         for batch, first in enumerate(at):
             if first < 0 or first + update.shape[2] > cache.shape[2]:
-                raise NotEvaluatedError(f"an update of {update.shape[2]} tokens at {first} of {cache.shape[2]}")
+                raise EvaluationError(f"an update of {update.shape[2]} tokens at {first} of {cache.shape[2]}")
             cache[batch, :, first : first + update.shape[2]] = update[batch]
         return [cache]
 

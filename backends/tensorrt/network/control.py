@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ingot.backends.tensorrt.network.values import Compute, NotEvaluatedError, integers
+from ingot.backends.tensorrt.network.values import Compute, EvaluationError, NotEvaluatedError, integers
 
-_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, KeyError)
+_UNKNOWN = (NotImplementedError, TypeError, KeyError)
+"""What torch, or a table of ours, says of a dtype or mode that it lacks."""
+_DOES_NOT_FIT = (RuntimeError, IndexError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Program:
                 continue
             step = self._producer.get(number)
             if step is None:
-                raise NotEvaluatedError("the network reads a tensor that no layer produces")
+                raise EvaluationError("the network reads a tensor that no layer produces")
             missing = [at for at in self._needs(step, home) if at is not None and not self._known(at, home)]
             if missing:
                 stack += missing
@@ -135,14 +137,17 @@ class Program:
             raise NotEvaluatedError(f"layer {step.name} ({step.kind}) stands outside of its loop or conditional")
         try:
             results = step.compute(values)
-        except NotEvaluatedError as error:
-            raise NotEvaluatedError(f"layer {step.name} ({step.kind}): {error}") from error
-        except _FAILURES as error:
-            raise NotEvaluatedError(f"layer {step.name} ({step.kind}) cannot be evaluated: {error}") from error
+        except (NotEvaluatedError, EvaluationError) as error:
+            raise type(error)(f"layer {step.name} ({step.kind}): {error}") from error
+        except _UNKNOWN as error:
+            text = f"layer {step.name} ({step.kind}) is not evaluated: {type(error).__name__}: {error}"
+            raise NotEvaluatedError(text) from error
+        except _DOES_NOT_FIT as error:
+            raise EvaluationError(f"layer {step.name} ({step.kind}) does not compute: {error}") from error
         for (_, dtype, dims), result in zip(step.outputs, results, strict=True):
             fits = len(dims) == result.ndim and all(a in (-1, b) for a, b in zip(dims, result.shape, strict=True))
             if result.dtype != dtype or (not fits and step.kind != "ATTENTION_INPUT"):
-                raise NotEvaluatedError(
+                raise EvaluationError(
                     f"layer {step.name} ({step.kind}) evaluates to {result.dtype} {list(result.shape)} "
                     f"where the network says {dtype} {list(dims)}"
                 )
@@ -188,7 +193,7 @@ class Program:
     def _at(self, step: Step, index: int, frame: Frame) -> torch.Tensor:
         number = step.inputs[index] if index < len(step.inputs) else None
         if number is None:
-            raise NotEvaluatedError(f"layer {step.name} ({step.kind}) lacks its input {index}")
+            raise EvaluationError(f"layer {step.name} ({step.kind}) lacks its input {index}")
         self._known(number, frame)
         return self.value(number, frame)
 
@@ -201,7 +206,7 @@ def _home(target: int, frame: Frame) -> Frame:
 
 def _stacked(values: list[torch.Tensor], step: Step, length: int) -> torch.Tensor:
     if len(values) != length:
-        raise NotEvaluatedError(f"loop output {step.name} of {length} elements after {len(values)} iterations")
+        raise EvaluationError(f"loop output {step.name} of {length} elements after {len(values)} iterations")
     if not values:
         _, dtype, dims = step.outputs[0]
         return torch.zeros([0 if at == step.axis else max(size, 0) for at, size in enumerate(dims)], dtype=dtype)

@@ -18,13 +18,14 @@ from ingot.backends.tensorrt.network.plugins import Reference, plugin
 from ingot.backends.tensorrt.network.values import (
     Array,
     Compute,
+    EvaluationError,
     NotEvaluatedError,
     from_array,
     to_array,
     torch_dtype,
 )
 
-__all__ = ["NetworkEvaluator", "NotEvaluatedError", "evaluate"]
+__all__ = ["EvaluationError", "NetworkEvaluator", "NotEvaluatedError", "evaluate"]
 
 _KINDS: Mapping[str, tuple[str, Callable[[Any], Compute]]] = {
     "ACTIVATION": ("IActivationLayer", math.activation),
@@ -88,8 +89,8 @@ class NetworkEvaluator:
     """A network decoded once, to be run many times.
 
     Holds views of the network's weights: the network, and what its weights were parsed from, must live as long.
-    Raises NotEvaluatedError, naming the layer, for one that cannot be evaluated: when it is made for kinds of layers,
-    from `run` where it depends on the operands.
+    Raises, naming the layer, NotEvaluatedError for a kind or feature of layers that is not evaluated here, when it is
+    made or from `run`; EvaluationError where the network itself does not compute: what it reads does not fit.
     """
 
     def __init__(self, network: Any, plugins: Mapping[str, Reference] | None = None) -> None:
@@ -110,7 +111,7 @@ class NetworkEvaluator:
         """Arrays by name, bfloat16 as its bits in uint16. Inputs that the network does not have are ignored."""
         missing = [name for name in self._inputs if name not in inputs]
         if missing:
-            raise NotEvaluatedError(f"the network's inputs {', '.join(missing)} were not given")
+            raise EvaluationError(f"the network's inputs {', '.join(missing)} were not given")
         given = {number: from_array(inputs[name], dtype) for name, (number, dtype) in self._inputs.items()}
         with torch.no_grad():
             values = self._program.run(given, self._outputs.values())
@@ -135,8 +136,10 @@ class NetworkEvaluator:
             if kind in _CONTROL:
                 return self._control(layer, kind, inputs, outputs)
             return Step(name, kind, inputs, outputs, self._compute(layer, kind))
-        except (NotEvaluatedError, RuntimeError) as error:
-            raise NotEvaluatedError(f"layer {layer.name} ({kind}): {error}") from error
+        except (NotEvaluatedError, EvaluationError) as error:
+            raise type(error)(f"layer {layer.name} ({kind}): {error}") from error
+        except RuntimeError as error:
+            raise EvaluationError(f"layer {layer.name} ({kind}): {error}") from error
 
     def _compute(self, layer: Any, kind: str) -> Compute:
         if kind == "PLUGIN_V3":

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ingot.backends.tensorrt.network.values import (
     Compute,
+    EvaluationError,
     NotEvaluatedError,
     Values,
     given,
@@ -101,7 +102,7 @@ def _divided(a: torch.Tensor, b: torch.Tensor, name: str) -> torch.Tensor:
     if a.is_floating_point():
         return torch.div(a, b) if name == "DIV" else torch.floor(torch.div(a, b))
     if bool((b == 0).any()):
-        raise NotEvaluatedError("an integer is divided by zero")
+        raise EvaluationError("an integer is divided by zero")
     return torch.div(a, b, rounding_mode="trunc" if name == "DIV" else "floor")
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ingot.backends.tensorrt.network.values import (
     Compute,
+    EvaluationError,
     NotEvaluatedError,
     Values,
     given,
@@ -49,7 +50,7 @@ def _spread(operand: torch.Tensor, shape: Sequence[int], axis: int) -> torch.Ten
     for at, (size, whole) in enumerate(zip(operand.shape, shape, strict=True)):
         if size not in (1, whole):
             if whole % size:
-                raise NotEvaluatedError(f"blocks of an axis of {whole} in {size} parts")
+                raise EvaluationError(f"blocks of an axis of {whole} in {size} parts")
             operand = operand.repeat_interleave(whole // size, at)
     return operand
 

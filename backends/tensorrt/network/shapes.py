@@ -8,6 +8,7 @@ import torch
 
 from ingot.backends.tensorrt.network.values import (
     Compute,
+    EvaluationError,
     NotEvaluatedError,
     Values,
     given,
@@ -45,7 +46,7 @@ def assertion(layer: Any) -> Compute:
 
     def run(values: Values) -> list[torch.Tensor]:
         if not bool(needed(values, 0).all()):
-            raise NotEvaluatedError(f"an assertion of the network fails: {message}")
+            raise EvaluationError(f"an assertion of the network fails: {message}")
         return []
 
     return run
@@ -76,7 +77,7 @@ def squeeze(layer: Any) -> Compute:
         chosen = [at for at, size in enumerate(x.shape) if size == 1] if axes is None else integers(axes)
         dropped = {axis % x.ndim for axis in chosen}
         if any(x.shape[axis] != 1 for axis in dropped):
-            raise NotEvaluatedError(f"the axes {sorted(dropped)} of {list(x.shape)} are not all 1")
+            raise EvaluationError(f"the axes {sorted(dropped)} of {list(x.shape)} are not all 1")
         return [x.reshape([size for at, size in enumerate(x.shape) if at not in dropped])]
 
     return run
@@ -115,7 +116,7 @@ def slice_(layer: Any) -> Compute:
         chosen = asked(5, axes)
         chosen = list(range(x.ndim)) if not chosen else [axis % x.ndim for axis in chosen]
         if starts is None or sizes is None or strides is None:
-            raise NotEvaluatedError("a slice without a start, a size or a stride")
+            raise EvaluationError("a slice without a start, a size or a stride")
         outside = torch.zeros((1,) * x.ndim, dtype=torch.bool)
         for axis, first, count, step in zip(chosen, starts, sizes, strides, strict=True):
             at, beyond = _coordinates(first + step * torch.arange(count), x.shape[axis], mode)
@@ -137,7 +138,7 @@ def _coordinates(at: torch.Tensor, size: int, mode: str) -> tuple[torch.Tensor, 
     """The positions inside the axis, and which of those asked for lie outside of it."""
     beyond = (at < 0) | (at >= size)
     if mode == "STRICT_BOUNDS" and bool(beyond.any()):
-        raise NotEvaluatedError(f"a slice reads {at[beyond].tolist()} of an axis of {size}")
+        raise EvaluationError(f"a slice reads {at[beyond].tolist()} of an axis of {size}")
     if size == 0:
         return at, beyond
     if mode == "WRAP":
@@ -182,21 +183,21 @@ def _taken(x: torch.Tensor, at: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def _inside(at: torch.Tensor, size: int, static: bool, what: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions inside an axis and which of them were not. Raises NotEvaluatedError where TensorRT defines nothing."""
+    """Positions inside an axis and which of them were not. Raises EvaluationError where TensorRT defines nothing."""
     if bool((at < 0).any()) and not static:
-        raise NotEvaluatedError(f"a {what} at negative positions of a dynamic axis, which TensorRT leaves undefined")
+        raise EvaluationError(f"a {what} at negative positions of a dynamic axis, which TensorRT leaves undefined")
     at = torch.where(at < 0, at + size, at)
     return at.clamp(0, max(size - 1, 0)), (at < 0) | (at >= size)
 
 
 def scatter(layer: Any) -> Compute:
-    """Raises NotEvaluatedError for what TensorRT leaves undefined: two writes to one element, positions outside."""
+    """Raises EvaluationError for what TensorRT leaves undefined: two writes to one element, positions outside."""
     mode, axis = layer.mode.name, int(layer.axis)
 
     def run(values: Values) -> list[torch.Tensor]:
         x, at, updates = needed(values, 0), needed(values, 1).long(), needed(values, 2)
         if bool((at < 0).any()):
-            raise NotEvaluatedError("a scatter to negative positions, which TensorRT leaves undefined")
+            raise EvaluationError("a scatter to negative positions, which TensorRT leaves undefined")
         marks = torch.zeros(x.shape, dtype=torch.int32)
         y = x.clone()
         if mode == "ELEMENT":
@@ -207,7 +208,7 @@ def scatter(layer: Any) -> Compute:
             marks.index_put_(place, torch.ones(updates.shape, dtype=torch.int32), accumulate=True)
             y.index_put_(place, updates)
         if bool((marks > 1).any()):
-            raise NotEvaluatedError("a scatter that writes an element twice, which TensorRT leaves undefined")
+            raise EvaluationError("a scatter that writes an element twice, which TensorRT leaves undefined")
         return [y]
 
     return run

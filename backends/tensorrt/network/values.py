@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ingot.errors import BuildError
+from ingot.errors import BuildError, EngineError
 
 Array = np.ndarray[Any, Any]
 Values = Sequence[torch.Tensor | None]
@@ -47,8 +47,11 @@ DTYPES = {
 
 
 class NotEvaluatedError(BuildError):
-    """A layer that is not evaluated on the CPU: of an unknown kind, random, or not defined by TensorRT for its
-    operands."""
+    """A layer or feature that is not evaluated on the CPU, whatever its operands: of an unknown kind, or random."""
+
+
+class EvaluationError(EngineError):
+    """A network that does not compute on its inputs: operands do not fit, or TensorRT leaves undefined what it asks."""
 
 
 def torch_dtype(kind: Any) -> torch.dtype:
@@ -68,7 +71,7 @@ def from_array(array: Array, dtype: torch.dtype) -> torch.Tensor:
         array = array.astype(np.int8)
     tensor = torch.from_numpy(array.copy())
     if tensor.dtype != dtype:
-        raise NotEvaluatedError(f"an input of dtype {array.dtype.name} was given where the network takes {dtype}")
+        raise EvaluationError(f"an input of dtype {array.dtype.name} was given where the network takes {dtype}")
     return tensor
 
 
@@ -139,7 +142,7 @@ def given(values: Values, index: int) -> torch.Tensor | None:
 def needed(values: Values, index: int) -> torch.Tensor:
     value = given(values, index)
     if value is None:
-        raise NotEvaluatedError(f"input {index} of the layer is missing")
+        raise EvaluationError(f"input {index} of the layer is missing")
     return value
 
 

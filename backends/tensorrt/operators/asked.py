@@ -93,7 +93,7 @@ def spelled(dtype: ir.DataType) -> str:
 
 _KEEPS_SIGN = {
     "Abs", "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze", "Relu", "CumSum", "Split", "GatherElements",
+    "Transpose", "Unsqueeze", "Relu", "CumSum", "Split", "GatherElements", "ReduceMax", "ReduceMin",
 }  # fmt: skip
 _COUNTS = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Abs", "Relu"}
 _OF_EACH = {"Add", "Mul", "Min", "Max", "Div", "Concat", "Where"}

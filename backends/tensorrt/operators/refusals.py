@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from ingot.backends.tensorrt.operators.asked import Asked, Check, dtype_of, listed, never_negative, spelled
@@ -53,22 +54,13 @@ def rank(low: int, high: int = 8, index: int = 0) -> Check:
         found = asked.rank(index)
         if found is None or low <= found <= high:
             return None
-        return f"its input has {found} dims; TensorRT takes {low} to {high}: add dims of 1 (Unsqueeze) or merge some"
+        return f"its input has {found} dims; TensorRT takes {low} to {high}: x.unsqueeze(0) adds one"
 
     return check
 
 
 def never(reason: str) -> Check:
     return lambda asked: reason
-
-
-def all_ones(name: str) -> Check:
-    def check(asked: Asked) -> str | None:
-        if all(step == 1 for step in asked.attribute(name, ())):
-            return None
-        return f"{name} other than 1; TensorRT pools neighbours alone"
-
-    return check
 
 
 def makes(*dtypes: str) -> Check:
@@ -83,7 +75,7 @@ def explicit(name: str) -> Check:
     def check(asked: Asked) -> str | None:
         if name in asked.node.attributes:
             return None
-        return f"{name} is not written down and TensorRT's parser takes another default: write {name} in the node"
+        return f"its {name} is not written down and TensorRT's parser takes another default: write {name} in the node"
 
     return check
 
@@ -95,6 +87,17 @@ def no_empty_input(index: int) -> Check:
         return None
 
     return check
+
+
+def without(name: str, reason: str) -> Check:
+    """An attribute that is not to be there."""
+    return lambda asked: f"{name}: {reason}" if asked.attribute(name) is not None else None
+
+
+def leaves_out_c(asked: Asked) -> str | None:
+    if asked.has(2) and asked.attribute("beta", 1.0) == 0:
+        return "beta = 0 and an input C: TensorRT multiplies it all the same, NaN where C is infinite; leave C out"
+    return None
 
 
 def float_unless(name: str) -> Check:
@@ -160,10 +163,22 @@ def gathers(asked: Asked) -> str | None:
 
 def scatters(asked: Asked) -> str | None:
     if asked.text("reduction", "none") != "none":
-        return f"reduction = {asked.text('reduction', 'none')}; TensorRT's parser has none"
+        return (
+            f"reduction = {asked.text('reduction', 'none')}; TensorRT's parser has none: write sums of scattered rows "
+            "as a product, torch.nn.functional.one_hot(index, size).to(x.dtype).mT @ x"
+        )
     if not never_negative(asked.input(1)):
         return "indices that may be negative, which TensorRT leaves undefined: add the axis's size to those below 0"
+    if asked.node.op_type == "ScatterND" and _repeats(asked.constant(1)):
+        return "two writes to one place, which TensorRT leaves undefined: give each index once"
     return None
+
+
+def _repeats(indices: np.ndarray[Any, Any] | None) -> bool:
+    if indices is None or indices.size == 0:
+        return False
+    rows = indices.reshape(-1, indices.shape[-1])
+    return len(np.unique(rows, axis=0)) < len(rows)
 
 
 def one_hot(asked: Asked) -> str | None:
@@ -189,58 +204,6 @@ def keeps_batch_of_boxes(asked: Asked) -> str | None:
         return f"more than {MOST_BOXES} boxes may come, of which TensorRT looks at the best {MOST_BOXES} alone"
     if not asked.has(4):
         return "no score_threshold: TensorRT takes 0 where ONNX takes none; give the lowest score"
-    return None
-
-
-def pools(asked: Asked) -> str | None:
-    """ONNX leaves out a last window that begins in the padding behind, TensorRT does not."""
-    if not asked.attribute("ceil_mode", 0):
-        return None
-    if asked.node.op_type == "LpPool":
-        return "ceil_mode: TensorRT computes a window that is cut from its mean; pad to a whole number of windows"
-    dims = asked.dims()
-    kernel = asked.attribute("kernel_shape")
-    count = len(kernel)
-    stride, pads = asked.attribute("strides", [1] * count), asked.attribute("pads", [0] * 2 * count)
-    if asked.text("auto_pad", "NOTSET") == "VALID":
-        pads = [0] * 2 * count
-    sizes = dims[2:] if dims is not None else [None] * count
-    for axis, size in enumerate(sizes):
-        step, front, behind = stride[axis], pads[axis], pads[count + axis]
-        if size is None:
-            begins = behind + step > kernel[axis]
-        else:
-            last = math.ceil((size + front + behind - kernel[axis]) / step) * step
-            begins = last >= size + front
-        if begins:
-            return "ceil_mode with a last window that begins in the padding: TensorRT counts it; use other pads"
-    return None
-
-
-def resizes(asked: Asked) -> str | None:
-    mode = asked.text("coordinate_transformation_mode", "half_pixel" if asked.version > 10 else "asymmetric")
-    known = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
-    if mode not in known:
-        return f"coordinate_transformation_mode = {mode}; TensorRT has {listed(known)}"
-    place = 1 if asked.version < 11 or asked.node.op_type == "Upsample" else 2
-    scales = asked.constant(place)
-    by_scales = asked.has(place) and not (scales is not None and scales.size == 0)
-    if asked.node.op_type == "Upsample" and asked.version < 9:
-        return "of an operator set before 9: convert the model"
-    if by_scales and scales is None:
-        return "its scales are computed; TensorRT takes constants, or computed sizes"
-    dims, axes = asked.dims(), asked.attribute("axes")
-    if axes is not None and (dims is None or None in dims or by_scales) and list(axes) != list(range(len(dims or ()))):
-        return "axes, of dynamic dims or with scales: give a size for every dim"
-    if not by_scales or scales is None:
-        return None
-    for size, factor in zip(dims or [None] * len(scales), scales.tolist(), strict=False):
-        exact = factor == int(factor) if size is None else (size * factor).is_integer()
-        if not exact:
-            return (
-                f"scale {factor:g} of a dim of {size or 'any size'} gives no whole size: TensorRT takes coordinates "
-                "by the ratio of the sizes, ONNX by the scale; give sizes, or a scale that divides"
-            )
     return None
 
 
@@ -289,33 +252,6 @@ def groups(asked: Asked) -> str | None:
     return None
 
 
-def odd_window(asked: Asked) -> str | None:
-    size = asked.attribute("size", 1)
-    return None if size % 2 and size <= 15 else f"size = {size}; TensorRT takes odd sizes up to 15"
-
-
-def no_negative_pads(asked: Asked) -> str | None:
-    if any(pad < 0 for pad in asked.attribute("pads", ())):
-        return "negative pads; cut with Slice before it"
-    return None
-
-
-def pads(asked: Asked) -> str | None:
-    sizes = asked.constant(1) if asked.has(1) else asked.attribute("pads")
-    if asked.has(3) and asked.constant(3) is None:
-        return "its axes are computed; TensorRT takes constants"
-    if asked.text("mode", "constant") == "wrap" and (sizes is None or any(size < 0 for size in sizes)):
-        return "mode = wrap with pads that are or may be negative: TensorRT cuts after wrapping, not before"
-    return None
-
-
-def spreads(asked: Asked) -> str | None:
-    dims = asked.dims()
-    if asked.attribute("output_shape") and (dims is None or None in dims[2:]):
-        return "output_shape of dynamic dims; give pads and output_padding"
-    return no_negative_pads(asked)
-
-
 def hard_maximum(asked: Asked) -> str | None:
     dims = asked.dims()
     if asked.version < 13 and (dims is None or None in dims):
@@ -332,7 +268,9 @@ def equation(asked: Asked) -> str | None:
 def ranges(asked: Asked) -> str | None:
     computed = any(asked.constant(index) is None for index in range(3))
     if computed and asked.dtype() not in ("int32", "int64", None):
-        return f"a range of {asked.dtype()} between computed bounds; TensorRT computes it in integers"
+        return (
+            f"{asked.dtype()} between computed bounds; TensorRT counts in integers: torch.arange(n).to(x.dtype) * step"
+        )
     return None
 
 
@@ -344,15 +282,6 @@ def static(index: int = 0) -> Check:
         return f"dynamic dims in its input {index}; TensorRT's parser takes fixed ones"
 
     return check
-
-
-def static_weights(asked: Asked) -> str | None:
-    if asked.constant(1) is not None:
-        return None
-    channels = (asked.dims(0) or [None, None])[1]
-    if channels is None or None in (asked.dims(1) or [None]):
-        return "computed weights or channels of unknown size"
-    return None
 
 
 def scatters_cache(asked: Asked) -> str | None:

@@ -21,6 +21,9 @@ def loops(asked: Asked) -> str | None:
     body: ir.Graph = asked.attribute("body")
     if not asked.has(1):
         return "no condition, which TensorRT's parser does not find: give a constant true"
+    condition = asked.input(1)
+    if condition is not None and condition.is_graph_input():
+        return "an input of the graph as its condition, which TensorRT's parser renames: give a copy (Identity)"
     carried = len(asked.node.inputs) - 2
     if len(asked.node.outputs) > carried and not _always(body, asked.constant(1)):
         return "scan outputs of a loop that may end early: TensorRT makes them as long as the trip count"

@@ -14,12 +14,20 @@ import onnx_ir as ir
 from ingot.backends.contract import Covered, No, Yes
 from ingot.backends.tensorrt.operators import refusals as why
 from ingot.backends.tensorrt.operators import refusals_control as control
+from ingot.backends.tensorrt.operators import refusals_spatial as spatial
 from ingot.backends.tensorrt.operators.asked import Asked, Check, dtype_of
+from ingot.backends.tensorrt.operators.instead import INSTEAD
 from ingot.ir.checks import subgraphs
 from ingot.plugins.declared import DECLARED
 
 LAYER, LAYERS, PLUGIN, FOLDED = "TensorRT layer", "several TensorRT layers", "Ingot's plugin", "constant"
 LOWERED = "TensorRT layer, by another operator"
+
+SOURCE = (
+    "small models that TensorRT-RTX 1.7.1 parsed and built, evaluated on the CPU by TensorRT's documentation; what "
+    "that leaves undefined is refused, with the reason on the node's line; none was run on a GPU"
+)
+"""What the table was made from."""
 
 OLDEST, NEWEST = 9, 28
 """The operator sets that the table was made for."""
@@ -55,9 +63,16 @@ class Row:
 
 _WINDOW = "auto_pad dilations kernel_shape pads strides"
 _RNN = "activation_alpha activation_beta activations clip direction hidden_size"
-_RNN_CHECKS = (why.same_activations, why.equals("layout", 0))
+_RNN_CHECKS = (
+    why.same_activations,
+    why.equals("layout", 0),
+    why.without("clip", "what TensorRT cuts was seen to differ from ONNX Runtime's; use clamp in the model's code"),
+)
 _REDUCE = "axes keepdims noop_with_empty_axes"
 _PICK = "axis keepdims select_last_index"
+_PICKS_ANY = why.never(
+    "its choice among equal values, which TensorRT leaves open; known dims and operator set 13 or later cure it"
+)
 
 _TABLE: Mapping[str, Row] = {
     "Abs": Row(_NUMBERS),
@@ -65,8 +80,8 @@ _TABLE: Mapping[str, Row] = {
     "Acosh": Row(_FLOATS),
     "Add": Row(_NUMBERS),
     "And": Row(("bool",)),
-    "ArgMax": Row(_NUMBERS, _PICK, (why.rank(2),), how=LAYERS),
-    "ArgMin": Row(_NUMBERS, _PICK, (why.rank(2),), how=LAYERS),
+    "ArgMax": Row(_NUMBERS, _PICK, (_PICKS_ANY,), how=LOWERED),
+    "ArgMin": Row(_NUMBERS, _PICK, (_PICKS_ANY,), how=LOWERED),
     "Asin": Row(_FLOATS),
     "Asinh": Row(_FLOATS),
     "Atan": Row(_FLOATS),
@@ -74,10 +89,12 @@ _TABLE: Mapping[str, Row] = {
     "Attention": Row(
         (),
         "",
-        (why.never("a form of Attention that has no equal in TensorRT (a window, or joined heads)"),),
+        (why.never("a window, or heads that stay joined, which has no equal in TensorRT"),),
         how=LOWERED,
     ),
-    "AveragePool": Row(_FLOATS, f"ceil_mode count_include_pad {_WINDOW}", (why.all_ones("dilations"), why.pools)),
+    "AveragePool": Row(
+        _FLOATS, f"ceil_mode count_include_pad {_WINDOW}", (spatial.all_ones("dilations"), spatial.pools)
+    ),
     "BatchNormalization": Row(
         _FLOATS, "epsilon momentum spatial training_mode", (why.equals("training_mode", 0), why.outputs(1))
     ),
@@ -90,9 +107,11 @@ _TABLE: Mapping[str, Row] = {
     "Concat": Row(_HELD, "axis"),
     "Constant": Row(_HELD, "value value_float value_floats value_int value_ints", typed=None, how=FOLDED),
     "ConstantOfShape": Row(_MOVED, "value", typed=None),
-    "Conv": Row(_FLOATS, f"group {_WINDOW}", (why.rank(3, 5), why.no_negative_pads, why.static_weights)),
+    "Conv": Row(_FLOATS, f"group {_WINDOW}", (why.rank(3, 5), spatial.no_negative_pads, spatial.static_weights)),
     "ConvTranspose": Row(
-        _FLOAT, f"group output_padding output_shape {_WINDOW}", (why.rank(3, 5), why.spreads, why.static_weights)
+        _FLOAT,
+        f"group output_padding output_shape {_WINDOW}",
+        (why.rank(3, 5), spatial.spreads, spatial.static_weights),
     ),
     "Cos": Row(_FLOATS),
     "Cosh": Row(_FLOATS),
@@ -115,7 +134,7 @@ _TABLE: Mapping[str, Row] = {
     "GatherElements": Row(_HELD, "axis", (why.gathers,)),
     "GatherND": Row(_HELD, "batch_dims", (why.gathers,)),
     "Gelu": Row(_FLOATS, "approximate"),
-    "Gemm": Row(_FLOATS, "alpha beta transA transB", how=LAYERS),
+    "Gemm": Row(_FLOATS, "alpha beta transA transB", (why.leaves_out_c,), how=LAYERS),
     "GlobalAveragePool": Row(_FLOATS, "", (why.rank(3),)),
     "GlobalLpPool": Row(_FLOAT, "p", (why.rank(3), why.equals("p", 2)), how=LAYERS),
     "GlobalMaxPool": Row(_FLOATS, "", (why.rank(3),)),
@@ -133,7 +152,7 @@ _TABLE: Mapping[str, Row] = {
     "InstanceNormalization": Row(_FLOATS, "epsilon", (why.rank(3),)),
     "IsInf": Row(_FLOATS, "detect_negative detect_positive"),
     "IsNaN": Row(_FLOATS),
-    "LRN": Row(_FLOATS, "alpha beta bias size", (why.rank(4), why.odd_window)),
+    "LRN": Row(_FLOATS, "alpha beta bias size", (why.rank(4), spatial.odd_window)),
     "LSTM": Row(_FLOATS, f"input_forget layout {_RNN}", (*_RNN_CHECKS, why.equals("input_forget", 0)), how=LAYERS),
     "LayerNormalization": Row(_FLOATS, "axis epsilon stash_type", (why.outputs(1), why.equals("stash_type", 1))),
     "LeakyRelu": Row(_FLOATS, "alpha"),
@@ -143,7 +162,7 @@ _TABLE: Mapping[str, Row] = {
     "LogSoftmax": Row(
         (),
         "axis",
-        (why.never("TensorRT's parser takes the log of a softmax, -inf where ONNX's is finite"),),
+        (why.never("its old form: TensorRT's parser takes the log of a softmax, -inf where ONNX's is finite"),),
         how=LOWERED,
     ),
     "Loop": Row((), "body", (control.loops,), how="TensorRT loop"),
@@ -151,13 +170,13 @@ _TABLE: Mapping[str, Row] = {
     "LpPool": Row(
         _FLOAT,
         f"ceil_mode p {_WINDOW}",
-        (why.rank(4, 5), why.all_ones("dilations"), why.equals("p", 2, 1), why.pools),
+        (why.rank(4, 5), spatial.all_ones("dilations"), why.equals("p", 2, 1), spatial.pools),
         how=LAYERS,
     ),
     "MatMul": Row(_FLOATS, "", (why.multiplies,)),
     "Max": Row(_NUMBERS),
     "MaxPool": Row(
-        _FLOATS, f"ceil_mode storage_order {_WINDOW}", (why.outputs(1), why.all_ones("dilations"), why.pools)
+        _FLOATS, f"ceil_mode storage_order {_WINDOW}", (why.outputs(1), spatial.all_ones("dilations"), spatial.pools)
     ),
     "Mean": Row(_FLOATS, how=LAYERS),
     "MeanVarianceNormalization": Row(_F32, "axes", how=LAYERS),
@@ -173,7 +192,7 @@ _TABLE: Mapping[str, Row] = {
     "OneHot": Row(_HELD, "axis", (why.one_hot,), typed=2),
     "Or": Row(("bool",)),
     "PRelu": Row(_FLOATS),
-    "Pad": Row(_HELD, "mode pads value", (why.pads,)),
+    "Pad": Row(_HELD, "mode pads value", (spatial.pads,)),
     "Pow": Row(_NUMBERS),
     "QuantizeLinear": Row(
         _FLOATS,
@@ -200,7 +219,7 @@ _TABLE: Mapping[str, Row] = {
         _FLOATS,
         "antialias axes coordinate_transformation_mode cubic_coeff_a exclude_outside keep_aspect_ratio_policy mode "
         "nearest_mode extrapolation_value",
-        (why.equals("antialias", 0), why.equals("keep_aspect_ratio_policy", "stretch"), why.resizes),
+        (why.equals("antialias", 0), why.equals("keep_aspect_ratio_policy", "stretch"), spatial.resizes),
     ),
     "ReverseSequence": Row(_HELD, "batch_axis time_axis"),
     "RotaryEmbedding": Row(_FLOATS, "interleaved num_heads rotary_embedding_dim", low=23),
@@ -215,7 +234,7 @@ _TABLE: Mapping[str, Row] = {
     "Scatter": Row(_HELD, "axis", (why.scatters,)),
     "ScatterElements": Row(_HELD, "axis reduction", (why.scatters,)),
     "ScatterND": Row(_HELD, "reduction", (why.scatters,)),
-    "Selu": Row(_FLOATS, "alpha gamma"),
+    "Selu": Row(_FLOATS, "alpha gamma", (why.explicit("alpha"), why.explicit("gamma"))),
     "Shape": Row(_ALL, "end start"),
     "Shrink": Row((*_FLOAT, "int32", "int64"), "bias lambd", how=LAYERS),
     "Sigmoid": Row(_FLOATS),
@@ -243,7 +262,7 @@ _TABLE: Mapping[str, Row] = {
     "Transpose": Row(_HELD, "perm"),
     "Trilu": Row(_MOVED, "upper", (why.explicit("upper"), why.no_empty_input(1)), how=LAYERS),
     "Unsqueeze": Row(_HELD, "axes", (why.constant(1),)),
-    "Upsample": Row(_FLOATS, "mode", (why.resizes,)),
+    "Upsample": Row(_FLOATS, "mode", (spatial.resizes,)),
     "Where": Row(_HELD, typed=1),
     "Xor": Row(("bool",)),
     "trt.TRT_Attention": Row(
@@ -271,13 +290,16 @@ def supports(node: ir.Node, imports: Mapping[str, int], flavour_name: str) -> Ye
     reason = _dtypes(asked, row) or _attributes(node, row) or _ranks(asked)
     reasons = (reason, *(check(asked) for check in row.checks)) if reason is None else (reason,)
     found = next((each for each in reasons if each is not None), None)
-    return Yes(row.how) if found is None else No(f"{node.op_type} with {found}")
+    if found is None:
+        return Yes(row.how)
+    return No(f"{node.op_type}{': ' if found.startswith(('it ', 'its ')) else ' with '}{found}")
 
 
 def _unknown(node: ir.Node, domain: str, flavour_name: str) -> str:
     if domain:
         return f"{domain}.{node.op_type} is of a domain that the parser of {flavour_name} does not know, or mistakes"
-    return f"{node.op_type} has no layer in {flavour_name}; write it by others, or keep that part on target cpu"
+    instead = INSTEAD.get(node.op_type, "write it by operators that have one, or compile for target cpu")
+    return f"{node.op_type} has no layer in {flavour_name}; {instead}"
 
 
 def _dtypes(asked: Asked, row: Row) -> str | None:

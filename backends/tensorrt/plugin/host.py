@@ -11,14 +11,15 @@ import functools
 import math
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from ingot.backends.tensorrt.plugin.fields import FIELD, INPUTS, TRT_DTYPES, Fields, read_call
 from ingot.backends.tensorrt.plugin.kernels import Device, Kernels, read_kernels
-from ingot.errors import EngineError
+from ingot.errors import EngineError, FormatError
+from ingot.file.header import Member
 from ingot.plugins.declaration import DOMAIN, Choice, Declaration, DoesNotFit, Given, Size
 from ingot.plugins.declared import DECLARED
 
@@ -43,13 +44,30 @@ class PluginHost:
         self.kernels: dict[str, Kernels] = {}
 
 
+def check(entries: Sequence[Any], members: Mapping[str, Member]) -> None:
+    """Holds the header's "plugins" to what this Ingot has and to the members of the file, before TensorRT is imported.
+
+    Raises EngineError as `register` does, FormatError for a plugin that is listed twice.
+    """
+    names = set()
+    for entry in entries:
+        declaration = _declaration(entry)
+        if declaration.name in names:
+            raise FormatError(f"the header lists the plugin {declaration.name} twice")
+        names.add(declaration.name)
+        with _telling(declaration):
+            for kernel in read_kernels(entry):
+                kernel.check(members)
+
+
 def register(
     trt: Any,
     entries: Sequence[Mapping[str, Any]],
     read: Callable[[str], bytes] | None = None,
     device: Device | None = None,
 ) -> PluginHost:
-    """Registers the plugins that `entries` list, the header's "plugins", for what this thread builds or loads next.
+    """Registers the plugins that `entries` list, the header's "plugins", for what this thread builds or loads next; who
+    does keeps the host meanwhile.
 
     `read` gives the bytes of a member of the engine file, `device` is the GPU that is to run it; a build needs neither.
     Raises EngineError for a plugin that this Ingot lacks or has in another version, for entries that are wrong, and
@@ -58,17 +76,25 @@ def register(
     host = PluginHost(trt)
     for entry in entries:
         declaration = _declaration(entry)
-        try:
+        with _telling(declaration):
             host.kernels[declaration.name] = Kernels(read_kernels(entry), read, device)
-        except DoesNotFit as error:
-            raise EngineError(f"plugin {declaration.name}: {error}", fix=_AGAIN) from None
         _creator(trt, declaration.name).serve(host)
     return host
 
 
+@contextlib.contextmanager
+def _telling(declaration: Declaration) -> Iterator[None]:
+    try:
+        yield
+    except DoesNotFit as error:
+        raise EngineError(f"plugin {declaration.name}: {error}", fix=_AGAIN) from None
+
+
 def _declaration(entry: Any) -> Declaration:
-    name = entry.get("name") if isinstance(entry, Mapping) else entry
-    if not isinstance(entry, Mapping) or not isinstance(name, str) or name not in DECLARED:
+    if not isinstance(entry, Mapping):
+        raise FormatError(f"the header lists {entry!r:.80} as a plugin, which must be an object")
+    name = entry.get("name")
+    if not isinstance(name, str) or name not in DECLARED:
         known = ", ".join(DECLARED)
         raise EngineError(f"the engine has a plugin {name!r:.60}, which this Ingot lacks; it has {known}", fix=_AGAIN)
     declaration = DECLARED[name]
@@ -131,13 +157,14 @@ class _Creator:
         self.field_names = trt.PluginFieldCollection([*described, trt.PluginField(INPUTS, b"", kinds.CHAR)])
 
     def serve(self, host: PluginHost) -> None:
-        """What this thread makes next belongs to `host`."""
-        self._local.host = host
+        """What this thread makes next belongs to `host`, which its plugins and whoever registered it keep."""
+        self._local.host = weakref.ref(host)
         self._hosts.add(host)
 
     @property
     def host(self) -> PluginHost | None:
-        return getattr(self._local, "host", None)
+        kept: weakref.ref[PluginHost] | None = getattr(self._local, "host", None)
+        return None if kept is None else kept()
 
     @_told
     def create_plugin(self, name: str, collection: Any, phase: Any) -> _Plugin:

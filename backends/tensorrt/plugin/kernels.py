@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import re
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 from ingot.cuda_driver import Gpu
 from ingot.errors import EngineError
 from ingot.file import strict_json
+from ingot.file.header import Member
 from ingot.plugins.declaration import DoesNotFit
 
 KERNELS_LIMIT = 4096
@@ -27,6 +30,7 @@ _WARP_THREADS, _GRID_LIMIT = 32, 2**31 - 1
 _SCRATCH_POINTERS = 2
 """Triton's kernels take two more pointers behind their own arguments; ours use no scratch memory, so both are null."""
 
+_NAME = re.compile(r"[\w.$-]{1,200}", re.ASCII)
 _ARCH = re.compile(r"sm_([1-9][0-9]?)([0-9])")
 
 
@@ -36,6 +40,7 @@ class Device(Protocol):
     gpu: Gpu
 
     def load_module(self, image: bytes) -> int: ...
+    def unload_module(self, module: int) -> None: ...
     def function(self, module: int, name: str) -> int: ...
     def launch(
         self,
@@ -76,7 +81,19 @@ class Kernel:
             raise DoesNotFit(f"a kernel is for {kernel.arch!r:.40} and has the digest {kernel.sha256!r:.80}")
         if not 1 <= kernel.warps <= 32 or not 0 <= kernel.shared_bytes <= SHARED_LIMIT_BYTES:
             raise DoesNotFit(f"a kernel asks for {kernel.warps} warps and {kernel.shared_bytes} bytes of shared memory")
+        for name in (kernel.key, kernel.symbol):
+            if _NAME.fullmatch(name) is None:
+                raise DoesNotFit(f"a kernel is called {name!r:.80}, which is no name of one")
         return kernel
+
+    def check(self, members: Mapping[str, Member]) -> None:
+        """Raises DoesNotFit where its member is none of the file's, or has another digest; no byte of it is read."""
+        found = members.get(self.member)
+        if found is None:
+            raise DoesNotFit(f"the engine file has no member {self.member!r:.120}, which is to be a kernel")
+        # A large one has a digest of another kind: its bytes are held to this one before they are launched.
+        if found.size_bytes > CUBIN_LIMIT_BYTES or (found.digests is None and found.sha256 != self.sha256):
+            raise DoesNotFit(f"{self.member} is not the kernel that the header describes")
 
 
 def read_kernels(entry: Mapping[str, Any]) -> list[Kernel]:
@@ -93,8 +110,16 @@ def runs_on(arch: str, gpu: str) -> bool:
     return built is not None and here is not None and built[1] == here[1] and int(built[2]) <= int(here[2])
 
 
+def _unload(device: Device, modules: list[int]) -> None:
+    # After a kernel's error every call fails, and the driver gives all back with the process.
+    with contextlib.suppress(EngineError):
+        for module in modules:
+            device.unload_module(module)
+
+
 class Kernels:
-    """The kernels of one plugin of one file. They reach the GPU when first launched. Safe from many threads."""
+    """The kernels of one plugin of one file. They reach the GPU when first launched, and leave it when this is dropped.
+    Safe from many threads."""
 
     def __init__(
         self, kernels: Sequence[Kernel], read: Callable[[str], bytes] | None = None, device: Device | None = None
@@ -110,6 +135,9 @@ class Kernels:
         self._read = read
         self._device = device
         self._functions: dict[str, tuple[Kernel, int]] = {}
+        self._modules: list[int] = []
+        if device is not None:
+            weakref.finalize(self, _unload, device, self._modules)
         self._lock = threading.Lock()
         if device is not None:
             for key in dict.fromkeys(kernel.key for kernel in kernels):
@@ -156,7 +184,9 @@ class Kernels:
         data = self._read(kernel.member)
         if len(data) > CUBIN_LIMIT_BYTES or hashlib.sha256(data).hexdigest() != kernel.sha256:
             raise EngineError(f"{kernel.member} is not the kernel that the header describes", fix="compile it again")
-        return kernel, self._device.function(self._device.load_module(data), kernel.symbol)
+        module = self._device.load_module(data)
+        self._modules.append(module)
+        return kernel, self._device.function(module, kernel.symbol)
 
     def _best(self, key: str, gpu: str) -> Kernel:
         self.check(key)

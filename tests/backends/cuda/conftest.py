@@ -191,7 +191,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> StandInGpu:
     """A machine with a GPU, its driver and onnxruntime-gpu, as far as `ingot check` can see."""
     stand_in = StandInGpu()
     driver = Driver("13.1", (stand_in.gpu,), None)
-    monkeypatch.setattr(needs, "this_driver", lambda: driver)
+    monkeypatch.setattr("ingot.cuda_driver.this_driver", lambda: driver)
     monkeypatch.setattr(needs, "installed_version", {"onnxruntime-gpu": "1.31.1"}.get)
     monkeypatch.setattr(context, "open_cuda", lambda index=0: stand_in)
     return stand_in
@@ -201,7 +201,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> StandInGpu:
 def runtime(gpu: StandInGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRuntime]:
     """ONNX Runtime as the loader finds it."""
     stand_in = StandInRuntime(gpu)
-    monkeypatch.setattr("ingot.backends.cuda.load.import_runtime", lambda *names: stand_in)
+    monkeypatch.setattr("ingot.backends.onnxruntime.session.import_runtime", lambda *names: stand_in)
     yield stand_in
     _preload.cache_clear()
 

@@ -144,6 +144,8 @@ def test_the_coverage_table_is_what_supports_says() -> None:
     assert [row.operator for row in rows] == sorted(row.operator for row in rows)
     (attention,) = (row for row in rows if row.operator == "Attention" and row.low == 24)
     assert attention.dtypes == ("bfloat16", "float", "float16")
+    (select,) = (row for row in rows if row.operator == "Where" and row.high is None)
+    assert "float16" in select.dtypes, "those of its values, not of its condition"
     assert not any(row.operator == "Tan" for row in rows)
 
 

@@ -10,6 +10,7 @@ import pytest
 from ingot.backends import needs
 from ingot.backends.cuda import load as cuda
 from ingot.cuda_driver import Driver
+from ingot.device import context
 from ingot.errors import EngineError, FormatError, RequirementError
 from ingot.file.header import Target
 from ingot.file.read import EngineFile
@@ -29,6 +30,18 @@ def test_float32_stays_float32_and_the_placement_is_recorded(encoder: Path, runt
     assert name == "CUDAExecutionProvider"
     assert options["use_tf32"] == "0"
     assert runtime.config == {"record": "1"}
+
+
+def test_of_two_gpus_the_one_that_fits_is_opened(
+    encoder: Path, runtime: Any, gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = (gpu.gpu._replace(arch="sm_75"), gpu.gpu._replace(number=1, arch="sm_120"))
+    monkeypatch.setattr("ingot.cuda_driver.this_driver", lambda: Driver("13.1", two, None))
+    asked: list[int] = []
+    monkeypatch.setattr(context, "open_cuda", lambda index: asked.append(index) or gpu)
+    load(encoder, needs={"gpu": "sm_89,sm_120"})
+    assert asked == [1]
+    assert runtime.providers[0][1]["device_id"] == str(gpu.gpu.number)
 
 
 def test_nodes_that_the_header_tells_of_may_stay_on_the_processor(encoder: Path, runtime: Any) -> None:
@@ -103,7 +116,7 @@ def test_what_the_machine_lacks_is_named(
 ) -> None:
     if driver is not None:
         here = Driver(driver, (gpu.gpu,), None) if isinstance(driver, str) else driver
-        monkeypatch.setattr(needs, "this_driver", lambda: here)
+        monkeypatch.setattr("ingot.cuda_driver.this_driver", lambda: here)
     monkeypatch.setattr(needs, "installed_version", installed.get)
     (lacking,) = cuda.LOADER.unmet(Target("cuda", {}, cuda.LOADER.needs), this_machine())
     assert lacking.requirement == requirement

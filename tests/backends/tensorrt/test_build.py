@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
-from ingot.backends.contract import BuildOptions
+import ingot
+from ingot.backends.contract import BuildOptions, UnprovenError
 from ingot.backends.targets import builder
 from ingot.backends.tensorrt import build as build_module
 from ingot.backends.tensorrt.build import TensorRtBuilder
+from ingot.backends.tensorrt.child.parse import GRAPH
 from ingot.backends.tensorrt.child.process import Outcome
 from ingot.backends.tensorrt.child.serve import NetworkSession
 from ingot.backends.tensorrt.flavours import FLAVOURS, PRECISIONS
+from ingot.backends.tensorrt.stage import stage
 from ingot.cuda_driver import Driver, Gpu
-from ingot.errors import BuildError, UnsupportedOperatorError, UsageError
+from ingot.errors import BuildError, EngineError, UnsupportedOperatorError, UsageError, VerificationError
 from ingot.ir.provenance import MODULE, SOURCE
 from ingot.signature import Dim, Signature, Tensor
 
@@ -77,7 +84,8 @@ def test_one_plan_for_several_architectures_with_layers_and_proofs_that_hold(tmp
     assert built.target.name == "tensorrt-rtx"
     assert built.target.needs["gpu"] == "sm_89,sm_120"
     assert built.target.needs["tensorrt-rtx"].startswith("==")
-    assert built.target.options == {"profiles": {"x": [[1, 64], [4, 64], [16, 64]]}, "plugins": [], "proven": False}
+    profiles = {"x": [[1, 64], [4, 64], [16, 64]]}
+    assert built.target.options == {"profiles": profiles, "plugins": [], "unread": [], "proven": False}
     parts = {part.name: part for part in built.parts}
     assert set(parts) == set(built.target.members.values())
     assert parts["tensorrt-rtx/plan.bin"].size_bytes > 10_000
@@ -201,17 +209,84 @@ def test_a_dim_without_an_upper_bound_is_told_in_the_notes(tmp_path: Path) -> No
     assert prepared.notes == ["B has no upper bound: the engine takes up to 32; --shape INPUT=B:1..N"]
 
 
-def test_what_the_served_network_cannot_do_is_an_error_and_its_process_ends(tmp_path: Path) -> None:
+def served(folder: Path) -> NetworkSession:
     model = network()
-    prepared = RTX.prepare(model, options(model, tmp_path, "sm_89"))
-    session = NetworkSession(prepared.staged.folder, "tensorrt-rtx", ["x"], ["y"])
-    with pytest.raises(BuildError, match="2x3 and 64x64"):
-        session.run([np.zeros((2, 3), np.float16)])
-    assert session.run([np.zeros((2, 64), np.float16)])[0].shape == (2, 64)
-    session._process.kill()
-    with pytest.raises(BuildError, match="ended"):
-        session.run([np.zeros((2, 64), np.float16)])
-    session.close()
+    prepared = RTX.prepare(model, options(model, folder, "sm_89"))
+    return NetworkSession(prepared.staged.folder, "tensorrt-rtx", ["x"], ["y"])
+
+
+def test_a_network_that_does_not_compute_is_an_engines_error_and_serves_on(tmp_path: Path) -> None:
+    """Verification takes it for what it is: wrong, not merely unproven."""
+    with closing(served(tmp_path)) as session:
+        with pytest.raises(EngineError, match=r"does not compute: layer .*2x3 and 64x64"):
+            session.run([np.zeros((2, 3), np.float16)])
+        with pytest.raises(EngineError, match="dtype float32 was given"):
+            session.run([np.zeros((2, 64), np.float32)])
+        assert session.run([np.zeros((2, 64), np.float16)])[0].shape == (2, 64)
+
+
+def test_a_server_that_does_not_answer_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(served(tmp_path)) as session:
+        session._limit_seconds = 0.5
+        os.kill(session._process.pid, signal.SIGSTOP)
+        with pytest.raises(BuildError, match=r"took longer than .* and was stopped") as caught:
+            session.run([np.zeros((2, 64), np.float16)])
+        assert "INGOT_BUILD_TIMEOUT_S=" in str(caught.value.fix)
+        assert session._process.poll() is not None
+
+
+def test_a_server_that_died_is_a_build_error(tmp_path: Path) -> None:
+    with closing(served(tmp_path)) as session:
+        session._process.kill()
+        with pytest.raises(BuildError, match=r"evaluates the parser's network was killed by the system \(SIGKILL\)"):
+            session.run([np.zeros((2, 64), np.float16)])
+
+
+def test_a_parser_that_makes_another_network_of_the_graph_fails_the_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four rows whatever the batch: the graph on ONNX Runtime is right, what the parser read does not compute."""
+
+    def misread(folder: Path, *more: Any) -> NetworkSession:
+        wrong = ir.load(folder / GRAPH)
+        last = wrong.graph[-1]
+        rows = ir.Value(name="rows", const_value=ir.tensor(np.array([4, 64]), name="rows"))
+        wrong.graph.initializers["rows"] = rows
+        fixed = ir.node("Reshape", [last.inputs[0], rows])
+        last.replace_input_with(0, fixed.outputs[0])
+        wrong.graph.insert_before(last, fixed)
+        (folder / GRAPH).write_bytes(ir.to_proto(wrong).SerializeToString())
+        return NetworkSession(folder, *more)
+
+    monkeypatch.setattr(build_module, "NetworkSession", misread)
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval()
+    rows = {"input": {0: torch.export.Dim("B", min=2, max=8)}}
+    with pytest.raises(VerificationError, match=r"network that tensorrt-rtx's parser made.*does not compute: layer"):
+        ingot.compile(model, torch.randn(4, 64), target="tensorrt-rtx", arch="sm_89", dynamic_shapes=rows)
+
+
+class Picky(torch.nn.Module):
+    def forward(self, x: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:
+        return x.sin()
+
+
+def test_an_input_that_the_model_does_not_read_is_listed_as_unread() -> None:
+    with ingot.compile(Picky(), (torch.randn(2, 16), torch.randn(2, 5)), target="tensorrt-rtx", arch="sm_89") as engine:
+        (target,) = engine.header.targets
+        assert target.options["unread"] == ["unused"]
+        assert [tensor.name for tensor in engine.header.signature.inputs] == ["x", "unused"]
+
+
+def test_a_kind_of_layer_that_is_not_evaluated_is_unproven_and_not_wrong(tmp_path: Path) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 23]> net (float[2, 4] x) => (float[2, 4] y)
+        { r = RandomUniformLike (x)  y = Add (x, r) }"""
+    )
+    staged = stage(model, tmp_path / "staged")
+    staged.write_spec(flavour="tensorrt-rtx", plugins=[])
+    with pytest.raises(UnprovenError, match="a fill by RANDOM_UNIFORM is random"):
+        NetworkSession(staged.folder, "tensorrt-rtx", ["x"], ["y"])
 
 
 @pytest.fixture

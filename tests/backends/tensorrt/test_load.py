@@ -12,7 +12,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,25 @@ import fake_tensorrt
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, plugged_in
-from fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
+from fake_tensorrt import (
+    AFFINE,
+    AFFINE_INPUTS,
+    AFFINE_OUTPUTS,
+    AFFINE_PLAN,
+    NEEDS,
+    FakeTensorRt,
+    plan_bytes,
+    write_engine,
+)
 
 from ingot.backends.tensorrt import lane, load, messages, session
 from ingot.backends.tensorrt_rtx.load import LOADER
-from ingot.errors import EngineError, FormatError, RequirementError, UsageError
+from ingot.device.array import DeviceArray
+from ingot.device.context import open_cuda
+from ingot.errors import EngineError, FormatError, InputError, RequirementError, UsageError
 from ingot.file.header import Target
 from ingot.runtime.open import open_engine
-from ingot.signature import Dim, Signature, Tensor
-
-SIGNATURE = Signature(
-    inputs=(Tensor("x", "float32", ("batch", 4)),),
-    outputs=(Tensor("y", "float32", ("batch", 4)), Tensor("s", "float32", ("batch",))),
-    dims=(Dim("batch"),),
-    parameters={"x": {"tensor": 0}},
-    result={"tuple": [{"tensor": 0}, {"tensor": 1}]},
-)
-
-NEEDS = {"tensorrt-rtx": "==1.7.1.116", "gpu": "sm_89,sm_120", "cuda": ">=13.0"}
-
-INPUTS = {"x": ("float32", [([1, 4], [2, 4], [8, 4])])}
-
-PLAN = plan_bytes("affine", INPUTS, {"y": "float32", "s": "float32"})
+from ingot.signature import Signature
 
 
 def target(needs: Mapping[str, str] = NEEDS, **options: Any) -> Target:
@@ -49,21 +46,8 @@ def target(needs: Mapping[str, str] = NEEDS, **options: Any) -> Target:
 
 
 @pytest.fixture
-def gpu() -> Iterator[FakeGpu]:
-    with plugged_in(fake := FakeGpu()):
-        yield fake
-
-
-@pytest.fixture
-def trt(gpu: FakeGpu) -> Iterator[FakeTensorRt]:
-    pytest.importorskip("tensorrt_rtx", reason="the version that is installed is what the plan asks for")
-    with installed(fake := FakeTensorRt(gpu)):
-        yield fake
-
-
-@pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    def write(plan: bytes = PLAN, aim: Target | None = None, signature: Signature = SIGNATURE) -> Path:
+    def write(plan: bytes = AFFINE_PLAN, aim: Target | None = None, signature: Signature = AFFINE) -> Path:
         return write_engine(tmp_path / "e.ingot", signature, [(aim or target(), plan)])
 
     return write
@@ -72,7 +56,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def test_a_plan_runs(trt: FakeTensorRt, gpu: FakeGpu, write: Callable[..., Path], seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((3, 4)).astype(np.float32)
     with open_engine(write(), threads=1) as engine:
-        y, s = engine(x)
+        y, s = engine(x).values()
         assert engine.target == "tensorrt-rtx"
     assert np.array_equal(y, x * 2 + 1)
     assert np.array_equal(s, x.sum(-1))
@@ -97,6 +81,20 @@ def test_another_machine_is_named_with_what_to_type(
     assert said in caught.value.what
     assert fix in (caught.value.fix or "")
     assert trt.seen == []
+
+
+def test_of_two_gpus_the_one_that_fits_runs_it(
+    trt: FakeTensorRt, gpu: FakeGpu, write: Callable[..., Path], seed: int
+) -> None:
+    gpu.devices, gpu.archs = 2, {0: (7, 5)}
+    x = np.random.default_rng(seed).standard_normal((3, 4)).astype(np.float32)
+    with open_engine(write()) as engine:
+        y = engine.run_device({"x": DeviceArray(open_cuda(1), (3, 4), "float32", 0)})["y"]
+        assert y.device == 1
+        assert np.array_equal(engine(x).y, x * 2 + 1)
+        with pytest.raises(InputError, match="'x' is on GPU 0, and the engine is on GPU 1") as caught:
+            engine(DeviceArray(open_cuda(0), (3, 4), "float32", 0))
+        assert (caught.value.fix or "").startswith("x.to('cuda:1')")
 
 
 def test_the_loader_itself_refuses_what_check_would(trt: FakeTensorRt, write: Callable[..., Path]) -> None:
@@ -136,7 +134,7 @@ def test_a_plan_edited_after_the_file_was_opened_is_noticed(trt: FakeTensorRt, w
 
 
 def test_code_in_the_file_must_be_allowed(trt: FakeTensorRt, write: Callable[..., Path]) -> None:
-    plan = plan_bytes("affine", INPUTS, {"y": "float32", "s": "float32"}, code=True)
+    plan = plan_bytes("affine", AFFINE_INPUTS, AFFINE_OUTPUTS, code=True)
     path = write(plan, target({**NEEDS, "code": "libplugin.so"}))
     with pytest.raises(RequirementError, match="allow_code=False") as caught:
         open_engine(path)
@@ -147,7 +145,7 @@ def test_code_in_the_file_must_be_allowed(trt: FakeTensorRt, write: Callable[...
 
 
 def test_code_that_the_header_hides_is_refused_by_tensorrt(trt: FakeTensorRt, write: Callable[..., Path]) -> None:
-    plan = plan_bytes("affine", INPUTS, {"y": "float32", "s": "float32"}, code=True)
+    plan = plan_bytes("affine", AFFINE_INPUTS, AFFINE_OUTPUTS, code=True)
     with pytest.raises(EngineError, match="refuses the plan: the plan embeds host code"):
         open_engine(write(plan), allow_code=True)
 
@@ -166,9 +164,12 @@ def test_tensorrts_reason_is_told(trt: FakeTensorRt, write: Callable[..., Path])
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        (plan_bytes("affine", {"z": INPUTS["x"]}, {"y": "float32", "s": "float32"}), "inputs are z, the header"),
-        (plan_bytes("affine", INPUTS, {"y": "float32"}), "outputs are y, the header declares y, s"),
-        (plan_bytes("affine", INPUTS, {"y": "float16", "s": "float32"}), "'y' is float16, the header declares float32"),
+        (plan_bytes("affine", {"z": AFFINE_INPUTS["x"]}, AFFINE_OUTPUTS), "inputs are z, the header"),
+        (plan_bytes("affine", AFFINE_INPUTS, {"y": "float32"}), "outputs are y, the header declares y, s"),
+        (
+            plan_bytes("affine", AFFINE_INPUTS, {"y": "float16", "s": "float32"}),
+            "'y' is float16, the header declares float32",
+        ),
     ],
 )
 def test_a_plan_that_is_not_what_the_header_says(
@@ -181,11 +182,12 @@ def test_a_plan_that_is_not_what_the_header_says(
 def test_a_header_without_a_plan_or_with_strange_plugins(trt: FakeTensorRt, write: Callable[..., Path]) -> None:
     from ingot.file.read import EngineFile
 
-    with EngineFile.open(write(aim=target(plugins="all"))) as file:
+    with EngineFile.open(write()) as file:
+        aim = file.header.targets[0]
         with pytest.raises(FormatError, match="plugins are 'all', and must be a list"):
-            LOADER.load(file, file.header.targets[0], threads=1)
+            LOADER.load(file, aim._replace(options={"plugins": "all"}), threads=1)
         with pytest.raises(FormatError, match="has no plan"):
-            LOADER.load(file, file.header.targets[0]._replace(members={}), threads=1)
+            LOADER.load(file, aim._replace(members={}), threads=1)
 
 
 def test_a_plugin_that_is_not_there_is_named(trt: FakeTensorRt, write: Callable[..., Path]) -> None:
@@ -224,9 +226,9 @@ from fake_tensorrt import FakeTensorRt, installed
 gpu = FakeGpu()
 with plugged_in(gpu), installed(FakeTensorRt(gpu)), ingot.load(sys.argv[1]) as engine:
     x = numpy.ones((2, 4), "float32")
-    y, s = engine(x)
+    y, s = engine(x).values()
     lent = engine(engine.run_device({"x": engine.run_device({"x": Lent(x)})["y"]})["y"])
-    print(engine.target, y.sum(), lent[0].numpy().sum())
+    print(engine.target, y.sum(), lent["y"].numpy().sum())
 print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("ingot.")}))
 """
 

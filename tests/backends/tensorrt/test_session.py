@@ -16,28 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import FakeGpu, plugged_in
-from fake_tensorrt import FakeTensorRt, installed, plan_bytes, write_engine
+from fake_gpu import FakeGpu
+from fake_tensorrt import AFFINE, NEEDS, FakeTensorRt, plan_bytes, write_engine
 
 from ingot.backends.tensorrt.lane import rounded
 from ingot.device.array import DeviceArray
-from ingot.device.context import Cuda, open_cuda
+from ingot.device.context import Cuda
 from ingot.errors import EngineError, FormatError, InputError, UsageError
 from ingot.file.header import Target
 from ingot.models.handmade import write_encoder
 from ingot.runtime.engine import Engine
 from ingot.runtime.open import open_engine
 from ingot.signature import Dim, Signature, Tensor
-
-NEEDS = {"tensorrt-rtx": ">=1.7", "gpu": "sm_89", "cuda": ">=13.0"}
-
-ONE = Signature(
-    inputs=(Tensor("x", "float32", ("batch", 4)),),
-    outputs=(Tensor("y", "float32", ("batch", 4)), Tensor("s", "float32", ("batch",))),
-    dims=(Dim("batch"),),
-    parameters={"x": {"tensor": 0}},
-    result={"dict": {"y": {"tensor": 0}, "s": {"tensor": 1}}},
-)
 
 TWO = Signature(
     inputs=(Tensor("a", "float32", ("batch", 4)), Tensor("b", "float32", ("batch", 4))),
@@ -53,24 +43,10 @@ Opener = Callable[..., Engine]
 
 
 @pytest.fixture
-def gpu() -> Iterator[FakeGpu]:
-    with plugged_in(fake := FakeGpu()):
-        yield fake
-        assert fake.current == []
-
-
-@pytest.fixture
-def trt(gpu: FakeGpu) -> Iterator[FakeTensorRt]:
-    pytest.importorskip("tensorrt_rtx", reason="the target asks whether it is installed")
-    with installed(fake := FakeTensorRt(gpu)):
-        yield fake
-
-
-@pytest.fixture
 def opened(trt: FakeTensorRt, tmp_path: Path) -> Iterator[Opener]:
     engines: list[Engine] = []
 
-    def opened(signature: Signature = ONE, plan: bytes | None = None) -> Engine:
+    def opened(signature: Signature = AFFINE, plan: bytes | None = None) -> Engine:
         operation = "add" if signature is TWO else "affine"
         inputs, outputs = {t.name: PROFILE for t in signature.inputs}, {t.name: t.dtype for t in signature.outputs}
         path = tmp_path / f"{len(engines)}.ingot"
@@ -87,11 +63,6 @@ def opened(trt: FakeTensorRt, tmp_path: Path) -> Iterator[Opener]:
 @pytest.fixture
 def engine(opened: Opener) -> Engine:
     return opened()
-
-
-@pytest.fixture
-def cuda(gpu: FakeGpu) -> Cuda:
-    return open_cuda()
 
 
 def drawn(seed: int, batch: int = 3) -> Any:
@@ -280,7 +251,7 @@ def test_a_host_array_where_one_on_the_gpu_is_due(opened: Opener, cuda: Cuda, se
     for call in (lambda: engine(on_gpu, x), lambda: engine.run_device({"a": on_gpu, "b": x})):
         with pytest.raises(InputError, match="input 'b' is ndarray in the host's memory, and all inputs") as caught:
             call()
-        assert caught.value.fix == "b.cuda(), or every input on the host"
+        assert caught.value.fix == "torch.as_tensor(b).cuda(), or every input on the host"
     with pytest.raises(InputError, match="input 'a' is list in the host's memory"):
         engine.run_device({"a": x.tolist(), "b": x})
     assert np.array_equal(engine(on_gpu, OnGpu(cuda, x)).numpy(), x + x)
@@ -400,8 +371,8 @@ def test_tensors_in_the_hosts_memory(opened: Opener, gpu: FakeGpu, cuda: Cuda, s
 
 def test_an_input_that_the_model_does_not_read(trt: FakeTensorRt, cuda: Cuda, tmp_path: Path, seed: int) -> None:
     """The plan may lack it where the header says so, and only there."""
-    signature = ONE._replace(
-        inputs=(Tensor("spare", "int64", ("batch",)), *ONE.inputs),
+    signature = AFFINE._replace(
+        inputs=(Tensor("spare", "int64", ("batch",)), *AFFINE.inputs),
         parameters={"spare": {"tensor": 0}, "x": {"tensor": 1}},
     )
     plan, x = plan_bytes("affine", {"x": PROFILE}, {"y": "float32", "s": "float32"}), drawn(seed)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 from ingot.backends.tensorrt.build import CHILD
 from ingot.backends.tensorrt.child.parse import GRAPH, LAYERS, LOG, OUTPUT, PLAN, SPEC, WEIGHTS
 from ingot.backends.tensorrt.child.process import Limits, run
+from ingot.backends.tensorrt.child.serve import NetworkSession
 from ingot.backends.tensorrt.failure import failure, read_result
 from ingot.backends.tensorrt.flavours import FLAVOURS
+from ingot.cuda_driver import this_driver
 
 pytest.importorskip("tensorrt_rtx", reason="plans are built for real, under a fake of full TensorRT too")
 
@@ -159,6 +162,32 @@ def test_full_tensorrt_builds_one_plan_for_several_architectures_by_compatibilit
     folder = stage(tmp_path / "build", "tensorrt", ("sm_80", "sm_90"))
     build(folder)
     assert "compatible AMPERE_PLUS" in (folder / OUTPUT).read_text()
+
+
+def test_full_tensorrt_asks_for_the_gpu_of_a_plugin_where_it_builds_and_not_where_a_network_is_evaluated(
+    full: Path, tmp_path: Path, seed: int
+) -> None:
+    if this_driver().gpus:
+        pytest.skip("here is a GPU, and the plugin of the fake would run on it")
+    fake = tmp_path / "site" / "tensorrt" / "__init__.py"
+    cure = "from ingot.backends.tensorrt.plugin.preload import preload\npreload(FLAVOURS['tensorrt-rtx'])\n"
+    fake.write_text(f"{fake.read_text()}\nfrom ingot.backends.tensorrt.flavours import FLAVOURS\n{cure}")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 64])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 64]) for name in "ys"]
+    node = helper.make_node("skip_norm", ["x", "x", "w"], ["y", "s"], domain="ingot")
+    for key, value in {"inputs": "x,residual,weight", "plugin_version": "1", "plugin_namespace": "ingot"}.items():
+        node.attribute.append(helper.make_attribute(key, value))
+    graph = helper.make_graph([node], "g", [x], outputs, [numpy_helper.from_array(np.ones(64, np.float32), "w")])
+    imports = [helper.make_opsetid("", 23), helper.make_opsetid("ingot", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    plugins = [{"name": "skip_norm", "version": 1, "kernels": []}]
+    folder = write(tmp_path / "build", model, "tensorrt", (), declared=None, profile={}, plugins=plugins)
+    (item,) = build(folder)["error"]["items"]
+    assert "RequirementError" in item["message"]
+    given = np.random.default_rng(seed).standard_normal((2, 3, 64)).astype(np.float32)
+    with closing(NetworkSession(folder, "tensorrt", ["x"], ["s"])) as session:
+        (total,) = session.run([given])
+    assert np.array_equal(total, given + given)
 
 
 def test_a_package_that_is_not_there_is_told_with_what_to_install(tmp_path: Path) -> None:

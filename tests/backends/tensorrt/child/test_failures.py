@@ -207,6 +207,22 @@ def test_what_is_no_model_at_all_is_an_error(tmp_path: Path) -> None:
     assert "refuses the graph" in failure(RTX, outcome, staged, {}).what
 
 
+def test_a_disk_that_fills_up_under_the_plan_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files stands for the disk: the plan is larger, the log and the result are not."""
+    (tmp_path / "narrow.py").write_text(
+        "import resource, signal, sys\nfrom ingot.backends.tensorrt.child import build as child\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "sys.exit(child.main(sys.argv[1:]))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    (tmp_path / ".ingot-build-1").mkdir()
+    error = fail(model([helper.make_node("Neg", ["x"], ["y"])]), tmp_path / ".ingot-build-1" / "build", module="narrow")
+    assert "there is no room for tensorrt-rtx's plan" in error.what
+    assert error.where == str(tmp_path)
+    assert "free space" in str(error.fix)
+    assert not list((tmp_path / ".ingot-build-1").rglob("plan.bin*"))
+
+
 def test_every_signal_is_put_into_words(tmp_path: Path) -> None:
     killed = failure(RTX, Outcome(-signal.SIGKILL, None, 1.0, 10**9, 2 * 10**9), tmp_path, {})
     assert "killed by the system" in killed.what

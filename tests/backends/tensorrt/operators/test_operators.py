@@ -43,6 +43,13 @@ TAKEN = [
         " { s = Constant<value_floats=[1.0,1.0,0.5,0.25]>() y = Resize(a,,s) }",
         20,
     ),
+    (
+        "g (float[1,2,4,5] a) => (float[1,4,h,w] y)"
+        ' { s = Constant<value_ints=[1,4,8,10]>() y = Resize<mode = "linear">(a,,,s) }',
+        20,
+    ),
+    ("g (float[4,3] a, float[2,3] u) => (float[4,3] y) <int64[2,1] i = {1,2}> { y = ScatterND(a,i,u) }", 18),
+    ("g (float[3,4] a, float[4,2] b) => (float[3,2] y) { y = Gemm<beta = 0.0>(a, b) }", 20),
     ("g (float[2,3] a) => (float[2,3] y) { y = ReduceSum<noop_with_empty_axes = 1>(a) }", 20),
     ("g (float[3] a) => (int8[3] y) <int8 z = {0}> { s = Constant<value_float=0.1>() y = QuantizeLinear(a,s,z) }", 20),
 ]
@@ -79,6 +86,17 @@ REFUSED = [
     ("g (float[2,3] a) => (int64[2,n] y) { y = NonZero(a) }", "NonZero has no layer"),
     ("g (int64[2] a) => (int64[2] y) { y = BitwiseNot(a) }", "BitwiseNot has no layer"),
     ("g (float[3] a) => (float[3] y) { b = Cast<to = 2>(a) y = Cast<to = 1>(b) }", "uint8 inside the graph"),
+    ("g (float[4,2,3] a, float[1,20,3] b, float[1,20,5] c) => (float[t,d,n,h] y)"
+     " { y = LSTM<hidden_size = 5, clip = 0.3>(a, b, c) }", "clip"),
+    ("g (float[4,3] a, float[2,3] u) => (float[4,3] y) <int64[2,1] i = {1,1}> { y = ScatterND(a,i,u) }",
+     "two writes to one place"),
+    ("g (float[2,2,4,5] a) => (float[b,c,h,w] y) { s = Constant<value_ints=[4,4,8,10]>() "
+     'y = Resize<mode = "linear">(a,,,s) }', "more than the last 3 dims"),
+    ("g (float[1,2,4,5] a) => (float[1,4,h,w] y) { s = Constant<value_ints=[1,4,8,10]>() "
+     'y = Resize<mode = "cubic">(a,,,s) }', "more than the last 2 dims"),
+    ("g (float[3,4] a) => (int64[3,1] y) { y = ArgMax<axis = 1>(a) }", "choice among equal values"),
+    ("g (float z, float n, float s) => (float[m] y) { y = Range(z, n, s) }",
+     "float32 between computed bounds"),
 ]  # fmt: skip
 
 

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import ingot
+from ingot.backends.tensorrt.load import check_options
 from ingot.backends.tensorrt.plugin.fields import Fields
+from ingot.backends.tensorrt.plugin.host import check
 from ingot.backends.tensorrt.plugin.kernels import Kernels, read_kernels
 from ingot.backends.tensorrt.plugin.parts import PluginParts, name_for_parser, plugin_parts
 from ingot.errors import BuildError, UnsupportedOperatorError
@@ -273,6 +275,8 @@ def test_one_file_has_the_cpus_body_and_the_gpus_kernels(tmp_path: Path) -> None
         assert target is not None
         (entry,) = target.options["plugins"]
         plan = file.read(target.members["plan"])
+        check_options(target, file.header.signature)
+        check(target.options["plugins"], file.header.members)
         kernels = read_kernels(entry)
         assert {kernel.arch for kernel in kernels} == {"sm_89", "sm_120"}
         for kernel in kernels:

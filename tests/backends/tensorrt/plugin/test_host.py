@@ -6,17 +6,16 @@ import ctypes
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_device import FakeDevice
 
 from ingot.backends.tensorrt.plugin import host as plugin_host
 from ingot.backends.tensorrt.plugin.fields import FIELD, Fields
 from ingot.backends.tensorrt.plugin.kernels import Kernel, Kernels
-from ingot.cuda_driver import Gpu
 from ingot.errors import EngineError
 from ingot.plugins.declaration import DoesNotFit
 from ingot.plugins.skip_norm.declaration import SKIP_NORM
@@ -56,33 +55,6 @@ def made_from(data: bytes, name: str = FIELD) -> Any:
     return creator.create_plugin("layer", collection, trt.TensorRTPhase.RUNTIME)
 
 
-class FakeDevice:
-    """A GPU that remembers its launches."""
-
-    def __init__(self, arch: str = "sm_89") -> None:
-        self.gpu = Gpu(0, "fake", arch, 2**30)
-        self.launches: list[tuple[int, int, list[Any], int]] = []
-
-    def load_module(self, image: bytes) -> int:
-        assert image == CUBIN
-        return 5
-
-    def function(self, module: int, name: str) -> int:
-        return module + 1
-
-    def launch(
-        self,
-        function: int,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: Sequence[Any],
-        *,
-        shared_bytes: int = 0,
-        stream: int = 0,
-    ) -> None:
-        self.launches.append((function, grid[0], [value.value for value in arguments], stream))
-
-
 def described(dims: tuple[int, ...], dtype: Any = None) -> SimpleNamespace:
     return SimpleNamespace(dims=dims, type=dtype or trt.DataType.HALF, format=trt.TensorFormat.LINEAR)
 
@@ -102,7 +74,9 @@ def test_a_plugin_of_a_plan_launches_its_kernel() -> None:
     plugin.on_shape_change(tensors(), tensors()[:2])
     enqueue(plugin, tensors(), [10, 20, 30, 40])
     pointers = [10, 20, 30, 40, 50, 60]
-    assert device.launches == [(6, 6, [*pointers, ctypes.c_float(1e-5).value, None, None], 7)]
+    (launch,) = device.launches
+    assert (launch["grid"], launch["stream"], device.images) == ((6, 1, 1), 7, [CUBIN])
+    assert [value for _, value in launch["arguments"]] == [*pointers, ctypes.c_float(1e-5).value, None, None]
     assert host.problem is None
 
 
@@ -112,15 +86,15 @@ def test_an_absent_optional_input_is_a_null_pointer() -> None:
     host = plugin_host.register(trt, [entry(bare)], lambda member: CUBIN, device)
     plugin = made_from(fields(bare, optional=(), attributes={"epsilon": 1e-6, "kind": "rms"}))
     enqueue(plugin, tensors()[:3], [10, 20, 30])
-    assert device.launches[0][2][:6] == [10, 20, 30, None, 50, 60]
+    assert [value for _, value in device.launches[0]["arguments"]][:6] == [10, 20, 30, None, 50, 60]
     assert host.problem is None
 
 
 def test_no_rows_launch_nothing() -> None:
     device = FakeDevice()
-    plugin_host.register(trt, [entry()], lambda member: CUBIN, device)
+    host = plugin_host.register(trt, [entry()], lambda member: CUBIN, device)
     enqueue(made_from(fields()), tensors(rows=(0, 3)), [1, 2, 3, 4])
-    assert device.launches == []
+    assert (device.launches, host.problem) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +143,6 @@ def test_a_plan_of_something_else_is_refused_and_told() -> None:
     ("wrong", "text"),
     [
         ({"name": "rotary", "version": 1, "kernels": []}, "plugin 'rotary', which this Ingot lacks; it has skip_norm"),
-        ("skip_norm", "plugin 'skip_norm', which this Ingot lacks"),
         ({"name": ["skip_norm"]}, "which this Ingot lacks"),
         ({**entry(), "version": 2}, "the plugin skip_norm in version 2, this Ingot in version 1"),
         ({"name": "skip_norm", "version": 1}, "a plugin's kernels are a list"),
@@ -222,7 +195,7 @@ def test_two_threads_that_load_the_same_file_for_two_gpus_do_not_mix() -> None:
 
 
 def test_formats_are_linear_and_of_one_dtype() -> None:
-    plugin_host.register(trt, [entry()])
+    host = plugin_host.register(trt, [entry()])
     plugin = made_from(fields())
 
     def supports(position: int, *tensors: SimpleNamespace) -> bool:
@@ -237,10 +210,11 @@ def test_formats_are_linear_and_of_one_dtype() -> None:
     assert not supports(1, half, single)
     assert not supports(0, ints)
     assert not supports(0, packed)
+    assert host.problem is None
 
 
 def test_what_is_serialised_is_what_was_configured() -> None:
-    plugin_host.register(trt, [entry()])
+    host = plugin_host.register(trt, [entry()])
     plugin = made_from(fields())
     plugin.fields = None
     with pytest.raises(DoesNotFit, match="not configured"):
@@ -248,6 +222,7 @@ def test_what_is_serialised_is_what_was_configured() -> None:
     plugin.configure_plugin([SimpleNamespace(desc=tensor) for tensor in tensors()], [])
     (field,) = plugin.clone().get_fields_to_serialize()
     assert json.loads(bytes(field.data)) == json.loads(fields())
+    assert host.problem == "plugin skip_norm: TensorRT writes a plugin that was not configured"
 
 
 def test_a_hidden_size_that_is_not_known_at_build_is_refused() -> None:

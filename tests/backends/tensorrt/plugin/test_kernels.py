@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from fake_device import FakeDevice
 
 from ingot.backends.tensorrt.plugin.kernels import Kernel, Kernels, read_kernels, runs_on
-from ingot.cuda_driver import Gpu
 from ingot.errors import EngineError
 from ingot.plugins.declaration import DoesNotFit
 
@@ -23,39 +22,6 @@ def kernel(arch: str, **changed: Any) -> Kernel:
     member = f"plugins/skip_norm/{arch}/{KEY}.cubin"
     made = {"sha256": hashlib.sha256(arch.encode()).hexdigest(), "symbol": "skip_norm", "warps": 4, "shared_bytes": 16}
     return Kernel(KEY, arch, member, **{**made, **changed})
-
-
-class FakeDevice:
-    """Remembers what it was given, arguments by value as the driver reads them."""
-
-    def __init__(self, arch: str) -> None:
-        self.gpu = Gpu(0, "fake", arch, 2**30)
-        self.images: list[bytes] = []
-        self.launches: list[dict[str, Any]] = []
-
-    def load_module(self, image: bytes) -> int:
-        self.images.append(image)
-        return 100 + len(self.images)
-
-    def function(self, module: int, name: str) -> int:
-        assert name == "skip_norm"
-        return module + 100
-
-    def launch(
-        self,
-        function: int,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        arguments: Sequence[Any],
-        *,
-        shared_bytes: int = 0,
-        stream: int = 0,
-    ) -> None:
-        values = [(type(value), value.value) for value in arguments]
-        self.launches.append(
-            {"function": function, "grid": grid, "block": block, "arguments": values, "shared_bytes": shared_bytes}
-            | {"stream": stream}
-        )
 
 
 @pytest.mark.parametrize(
@@ -104,6 +70,15 @@ def test_many_threads_load_a_kernel_once() -> None:
     for thread in threads:
         thread.join()
     assert (len(device.images), len(device.launches)) == (1, 8)
+
+
+def test_what_was_loaded_leaves_the_gpu_with_its_engine() -> None:
+    device = FakeDevice("sm_80")
+    kernels = Kernels([kernel("sm_80")], BYTES.__getitem__, device)
+    kernels.launch(KEY, 1, [0], [1.0], 0)
+    assert device.unloaded == []
+    del kernels
+    assert device.unloaded == [101]
 
 
 def test_no_rows_are_no_launch() -> None:
@@ -169,6 +144,8 @@ def test_kernels_are_read_back_as_written() -> None:
         ({"warps": True}, "is described by"),
         ({"shared_bytes": 1 << 20}, "1048576 bytes of shared memory"),
         ({"member": None}, "is described by"),
+        ({"symbol": "a\0b"}, "is called 'a\\x00b', which is no name"),
+        ({"key": ""}, "is called '', which is no name"),
         ({"more": 1}, "is described by"),
     ],
 )

@@ -23,7 +23,7 @@ from ingot.backends.tensorrt.flavours import FLAVOURS
 from ingot.backends.tensorrt.plugin.preload import preload
 if sys.argv[1] == "preload":
     preload(FLAVOURS["tensorrt-rtx"])
-plugin_host.register(trt, [{"name": "skip_norm", "version": 1, "kernels": []}])
+host = plugin_host.register(trt, [{"name": "skip_norm", "version": 1, "kernels": []}])
 model = parse_model('''<ir_version: 10, opset_import: ["": 22, "ingot": 1]>
     g (float[2, 3, 4] x, float[4] w) => (float[2, 3, 4] y) {
     y, s = ingot.skip_norm <inputs: string = "x,residual,weight"> (x, x, w) }''')

@@ -64,7 +64,7 @@ class CudaBuilder:
         on_processor = placed.on_processor()
         lacking = [f"{answer.reason}: {where(node)}" for node, answer in unsupported(lowered, CPU.supports)]
         weights, graph = pack(lowered, GRAPH)
-        settings = {"optimization": OPTIMIZATION, "on_processor": on_processor}
+        settings = {"optimization": OPTIMIZATION, "on_processor": on_processor, "proven": False}
         target = Target(self.name, {"graph": GRAPH, "weights": WEIGHTS}, LOADER.needs, settings)
         notes = {"nodes": model.graph.num_nodes(), "on the GPU": len(placed.gpu), "on the processor": on_processor}
         opened = partial(_on_processor, graph, weights, lacking, options)

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from ingot.backends.onnxruntime.expand_attention_mask import ExpandAttentionMask
+from ingot.backends.onnxruntime.lower_integer_bounds import LowerIntegerBounds
 from ingot.passes.contract import run_passes
 
 
@@ -16,5 +17,5 @@ def lower(model: ir.Model) -> ir.Model:
         InlinePass(criteria=lambda function: True)(lowered)
     # ONNX Runtime does so as well: a constant is no node that runs anywhere.
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lowered)
-    run_passes(lowered, [ExpandAttentionMask()])
+    run_passes(lowered, [ExpandAttentionMask(), LowerIntegerBounds()])
     return lowered

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ingot.models import architectures, cached_llama, minilm, quantized
+from ingot.models import architectures, cached_llama, minilm, quantized, skip_norms
 from ingot.models.example import Example
 
 
@@ -61,6 +61,8 @@ SMALL = (
     Subject("t5 encoder", halved(architectures.t5_encoder), "float16"),
     Subject("unet block", architectures.unet_block, "float32"),
     Subject("unet block", halved(architectures.unet_block), "float16"),
+    Subject("skip norms", skip_norms.build, "float32"),
+    Subject("skip norms", halved(skip_norms.build), "float16"),
     Subject("int8 net", quantized.build, "float32", product=False),
 )
 """Few layers, drawn weights."""

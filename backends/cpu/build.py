@@ -9,7 +9,17 @@ import onnx_ir as ir
 
 from ingot.backends.contract import BuildOptions, Built, Covered, No, Yes
 from ingot.backends.cpu.load import LOADER
-from ingot.backends.onnxruntime.coverage import KERNEL, NO_END, end_of, qualified, refuse, schemas, unsupported
+from ingot.backends.onnxruntime.coverage import (
+    KERNEL,
+    NO_END,
+    Kernel,
+    end_of,
+    not_taken,
+    qualified,
+    refuse,
+    schemas,
+    unsupported,
+)
 from ingot.backends.onnxruntime.lower import lower
 from ingot.backends.onnxruntime.pack import WEIGHTS, pack
 from ingot.file.header import Target
@@ -19,6 +29,8 @@ GRAPH = "cpu/graph.onnx"
 OPTIMIZATION = "basic"
 """ONNX Runtime's own level: "extended" would fuse Add into SkipLayerNormalization, which was measured four times slower
 than the two apart."""
+
+DEFINED = "defined by other ONNX operators"
 
 _PROVIDER = "CPUExecutionProvider"
 
@@ -31,24 +43,30 @@ class CpuBuilder:
     coverage_source = "the kernel registry of the installed ONNX Runtime, and ONNX's definitions for what has a body"
 
     def supports(self, node: ir.Node, imports: Mapping[str, int]) -> Yes | No:
-        """By the kernels that the installed ONNX Runtime lists, for the node's operator set and first input's dtype."""
+        """By the kernels that the installed ONNX Runtime lists, for the node's operator set and all of its dtypes."""
         version = node.version or imports.get(node.domain, 1)
-        rows = [
-            row
-            for row in _rows().get(qualified(node.domain, node.op_type), ())
-            if row.low <= version and (row.high is None or version <= row.high)
+        name = qualified(node.domain, node.op_type)
+        if name in _defined():
+            return Yes(DEFINED)
+        known = [
+            kernel
+            for kernel in _kernels().get(name, ())
+            if kernel.low <= version and (kernel.high is None or version <= kernel.high)
         ]
-        if not rows:
+        if not known:
             return No(f"ONNX Runtime has no CPU kernel for {node.op_type} of operator set {version}")
-        given = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-        dtype = None if given is None else given.name.lower()
-        for row in rows:
-            if dtype is None or not row.dtypes or dtype in row.dtypes:
-                return Yes(row.how)
-        return No(f"ONNX Runtime's CPU kernel for {node.op_type} does not take {dtype}")
+        if (dtypes := not_taken(known, node, version)) is not None:
+            return No(f"ONNX Runtime's CPU kernel for {node.op_type} does not take {dtypes}")
+        return Yes(KERNEL)
 
     def coverage(self) -> list[Covered]:
-        return [row for name in sorted(_rows()) for row in _rows()[name]]
+        rows = [Covered(name, since, None, (), DEFINED) for name, since in _defined().items()]
+        for name, known in _kernels().items():
+            kinds: dict[tuple[int, int | None], set[str]] = {}
+            for kernel in known:
+                kinds.setdefault((kernel.low, kernel.high), set()).update(*kernel.dtypes.values())
+            rows += [Covered(name, *span, tuple(sorted(dtypes)), KERNEL) for span, dtypes in sorted(kinds.items())]
+        return sorted(rows, key=lambda row: (row.operator, row.low))
 
     def build(self, model: ir.Model, options: BuildOptions) -> Built:
         """Raises UnsupportedOperatorError, naming every node that ONNX Runtime has no kernel for and its line."""
@@ -59,26 +77,31 @@ class CpuBuilder:
 
 
 @cache
-def _rows() -> dict[str, list[Covered]]:
-    """The kernels that the installed ONNX Runtime lists, and ONNX's own definitions where it has none."""
+def _kernels() -> dict[str, list[Kernel]]:
+    """The kernels that the installed ONNX Runtime lists."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    kernels: dict[tuple[str, int, int], set[str]] = {}
+    found: dict[str, list[Kernel]] = {}
     for kernel in state.get_all_opkernel_def():
         if kernel.provider == _PROVIDER:
-            key = (qualified(kernel.domain, kernel.op_name), *kernel.version_range)
-            kinds = kernels.setdefault(key, set())
-            kinds.update(kind for allowed in kernel.type_constraints.values() for kind in allowed)
-    rows: dict[str, list[Covered]] = {}
-    for (name, low, high), kinds in sorted(kernels.items()):
-        dtypes = tuple(sorted(kind.removeprefix("tensor(").rstrip(")") for kind in kinds))
-        last = end_of(low, name) if high == NO_END else high
-        rows.setdefault(name, []).append(Covered(name, low, last, dtypes, KERNEL))
-    for schema in schemas():
-        name = qualified(schema.domain, schema.name)
-        if name not in rows and (schema.has_function or schema.has_context_dependent_function):
-            rows[name] = [Covered(name, schema.since_version, None, (), "defined by other ONNX operators")]
-    return rows
+            name, (low, high) = qualified(kernel.domain, kernel.op_name), kernel.version_range
+            dtypes = {
+                constraint: frozenset(kind[7:-1] if kind.startswith("tensor(") else kind for kind in kinds)
+                for constraint, kinds in kernel.type_constraints.items()
+            }
+            found.setdefault(name, []).append(Kernel(low, end_of(low, name) if high == NO_END else high, dtypes))
+    return found
+
+
+@cache
+def _defined() -> dict[str, int]:
+    """The operators without a kernel that ONNX defines by others, and since when."""
+    return {
+        name: schema.since_version
+        for schema in schemas()
+        if (name := qualified(schema.domain, schema.name)) not in _kernels()
+        and (schema.has_function or schema.has_context_dependent_function)
+    }
 
 
 BUILDER = CpuBuilder()

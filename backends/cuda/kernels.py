@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from ingot.backends.contract import Covered, No, Yes
-from ingot.backends.onnxruntime.coverage import KERNEL, end_of
+from ingot.backends.onnxruntime.coverage import KERNEL, Kernel, end_of, not_taken
 
 _TABLE = Path(__file__).with_name("kernels.txt")
-
-
-class Kernel(NamedTuple):
-    """Good for operator sets `low` to `high` (None: all later ones); `dtypes` by the types of ONNX's definition."""
-
-    low: int
-    high: int | None
-    dtypes: Mapping[str, frozenset[str]]
 
 
 @cache
@@ -63,38 +54,12 @@ def kernel_for(node: ir.Node, version: int) -> Yes | No:
     ]
     if not known:
         return No(f"ONNX Runtime has no CUDA kernel for {node.op_type} of operator set {version}")
-    given = list(_given(node, version))
-    if not any(_takes(kernel, given) for kernel in known):
-        dtypes = ", ".join(dict.fromkeys(dtype for _, dtype in given))
+    if (dtypes := not_taken(known, node, version)) is not None:
         return No(f"ONNX Runtime's CUDA kernel for {node.op_type} does not take {dtypes}")
     declines = _DECLINES.get(node.op_type)
     if declines is not None and (reason := declines(node)) is not None:
         return No(f"ONNX Runtime's CUDA kernel for {node.op_type} does not take {reason}")
     return Yes(KERNEL)
-
-
-def _takes(kernel: Kernel, given: list[tuple[tuple[str, str], str]]) -> bool:
-    return all(dtype in kernel.dtypes[name] for names, dtype in given for name in names if name in kernel.dtypes)
-
-
-def _given(node: ir.Node, version: int) -> Iterator[tuple[tuple[str, str], str]]:
-    """The dtype of every input and output that has one, under the names of its type and of itself in the definition."""
-    schema = onnx.defs.get_schema(node.op_type, version, "")
-    for values, formals in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
-        for index, value in enumerate(values):
-            dtype = None if value is None else _dtype(value)
-            if dtype is not None and formals:
-                # The last may be variadic.
-                formal = formals[min(index, len(formals) - 1)]
-                yield (formal.type_str, formal.name), dtype
-
-
-def _dtype(value: ir.Value) -> str | None:
-    if isinstance(value.type, ir.TensorType):
-        return value.type.dtype.name.lower()
-    if isinstance(value.type, ir.SequenceType) and isinstance(value.type.elem_type, ir.TensorType):
-        return f"seq(tensor({value.type.elem_type.dtype.name.lower()}))"
-    return None if value.type is None else str(value.type)
 
 
 def _attribute(node: ir.Node, name: str, default: Any) -> Any:

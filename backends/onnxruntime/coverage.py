@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -73,3 +73,46 @@ def refuse(target: str, missing: Sequence[tuple[ir.Node, No]]) -> None:
             f"target {target} does not run {len(missing)} of the graph's nodes:{listed}",
             fix="another dtype or another operator in the model's code, on the lines named",
         )
+
+
+class Kernel(NamedTuple):
+    """Good for operator sets `low` to `high` (None: all later ones); `dtypes` by the types of ONNX's definition."""
+
+    low: int
+    high: int | None
+    dtypes: Mapping[str, frozenset[str]]
+
+
+def not_taken(known: Sequence[Kernel], node: ir.Node, version: int) -> str | None:
+    """The dtypes that no kernel takes together; None where one does."""
+    given = list(_given(node, version))
+    if any(_takes(kernel, given) for kernel in known):
+        return None
+    return ", ".join(dict.fromkeys(dtype for _, dtype in given))
+
+
+def _takes(kernel: Kernel, given: list[tuple[tuple[str, str], str]]) -> bool:
+    return all(dtype in kernel.dtypes[name] for names, dtype in given for name in names if name in kernel.dtypes)
+
+
+def _given(node: ir.Node, version: int) -> Iterator[tuple[tuple[str, str], str]]:
+    """The dtype of every input and output that has one, under the names of its type and of itself in the definition."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return  # an operator of ONNX Runtime's own: it says by itself what it takes
+    for values, formals in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
+        for index, value in enumerate(values):
+            dtype = None if value is None else _dtype(value)
+            if dtype is not None and formals:
+                # The last may be variadic.
+                formal = formals[min(index, len(formals) - 1)]
+                yield (formal.type_str, formal.name), dtype
+
+
+def _dtype(value: ir.Value) -> str | None:
+    if isinstance(value.type, ir.TensorType):
+        return value.type.dtype.name.lower()
+    if isinstance(value.type, ir.SequenceType) and isinstance(value.type.elem_type, ir.TensorType):
+        return f"seq(tensor({value.type.elem_type.dtype.name.lower()}))"
+    return None if value.type is None else str(value.type)

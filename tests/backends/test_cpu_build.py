@@ -39,6 +39,16 @@ def test_supports_what_has_a_kernel(operator: str) -> None:
     assert BUILDER.supports(node(operator, ir.DataType.FLOAT), {"": 24}) == Yes("ONNX Runtime kernel")
 
 
+@pytest.mark.parametrize(("dtype", "taken"), [(ir.DataType.FLOAT, True), (ir.DataType.FLOAT16, False)])
+def test_a_kernel_is_judged_by_the_dtype_of_every_input(dtype: ir.DataType, taken: bool) -> None:
+    """Of Where, the kernel names the type of the choices; its condition is always bool."""
+    condition = ir.Value(name="c", type=ir.TensorType(ir.DataType.BOOL))
+    choices = [ir.Value(name=name, type=ir.TensorType(dtype)) for name in "ab"]
+    made = ir.node("Where", [condition, *choices])
+    ir.Graph([condition, *choices], made.outputs, nodes=[made], opset_imports={"": 24})
+    assert isinstance(BUILDER.supports(made, {"": 24}), Yes) == taken
+
+
 def test_supports_what_onnx_defines_by_other_operators() -> None:
     (row,) = (row for row in BUILDER.coverage() if row.operator == "Swish")
     assert row.how == "defined by other ONNX operators"

@@ -31,20 +31,6 @@ TORCH: dict[str, torch.dtype] = {
 }
 """What holds a value of each of TensorRT's dtypes; INT4 is held as INT8."""
 
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-    "UINT8": "uint8",
-    "FP8": "float8_e4m3fn",
-    "INT4": "int4",
-}
-"""TensorRT's dtypes as a signature spells them."""
-
 
 class NotEvaluatedError(BuildError):
     """A layer or feature that is not evaluated on the CPU, whatever its operands: of an unknown kind, or random."""

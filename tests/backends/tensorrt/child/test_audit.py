@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from ingot.backends.tensorrt.child.audit import DTYPES, audit
-from ingot.backends.tensorrt.network.values import DTYPES as EVALUATED
+from ingot.backends.tensorrt.child.audit import audit
 
 trt = pytest.importorskip("tensorrt_rtx", reason="a network is made by its bindings")
 
@@ -67,7 +66,3 @@ def test_a_renamed_output_is_told_twice() -> None:
 def test_another_order_of_inputs_is_told() -> None:
     declared = {**DECLARED, "inputs": DECLARED["inputs"][::-1]}
     assert audit(network(), declared) == ["the parser made the inputs in the order x, y, not y, x"]
-
-
-def test_the_dtypes_are_spelled_as_the_evaluator_does() -> None:
-    assert DTYPES == EVALUATED

@@ -92,7 +92,7 @@ def prepared(case: Case) -> tuple[ir.Model, list[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run_passes(model, [InferShapes()])
-    lowered = lower(model, FLAVOUR)
+    lowered = lower(model)
     reasons = [answer.reason for _, answer in operators.unsupported(lowered, FLAVOUR)]
     return lowered, [*reasons, *operators.refusals(lowered)]
 

@@ -89,7 +89,7 @@ def measured(subject: Subject, builder: Builder) -> Row:
 def _truth(source: Source, found: Exported, target: str) -> float:
     reference = Reference(source.module, found.signature, found.call, seed=SEED)
     examples = [to_numpy(tensor) for tensor in found.examples]
-    session = ort_session(lower(found.model, target), found.signature)
+    session = ort_session(lower(found.model), found.signature)
     drawn = cases(found.signature, examples, seed=SEED)
     accuracy = verify(session, reference, drawn, signature=found.signature)
     return min(output.measure.worst_db for output in accuracy.outputs)

@@ -105,7 +105,7 @@ class TensorRtBuilder:
     def prepare(self, model: ir.Model, options: BuildOptions) -> Prepared:
         """Needs neither TensorRT nor a GPU. Raises UnsupportedOperatorError like `build`."""
         archs = self._archs(options)
-        lowered = lower(model, self.name)
+        lowered = lower(model)
         self._refuse(lowered, archs)
         made = plugin_parts(lowered, archs)
         sizes, notes = profile(options.signature, options.sizes)

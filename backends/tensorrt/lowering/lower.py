@@ -52,11 +52,10 @@ def passes() -> list[Pass]:
     ]
 
 
-def lower(model: ir.Model, flavour_name: str) -> ir.Model:
+def lower(model: ir.Model) -> ir.Model:
     """A copy of the graph, weights shared: standard ONNX, and operators of the domain `trt` with a body for each.
 
     What no pass knows how to say stays as it is; the table of operators refuses it before the builder starts.
-    `flavour_name` is the target's name: both flavours take the same graph so far.
     """
     lowered = model.clone()
     lowered.ir_version = min(IR_VERSION, lowered.ir_version)

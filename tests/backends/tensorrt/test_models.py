@@ -45,7 +45,7 @@ def exported(subject: Subject) -> tuple[Exported, Reference]:
 
 @cache
 def lowered(subject: Subject) -> ir.Model:
-    return lower(exported(subject)[0].model, "tensorrt-rtx")
+    return lower(exported(subject)[0].model)
 
 
 @pytest.mark.parametrize("subject", TESTED, ids=label)

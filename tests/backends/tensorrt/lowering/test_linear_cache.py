@@ -59,7 +59,7 @@ def greedy_without_cache(model: Llama, prompt: list[int], count: int) -> list[in
 
 def test_decoding_by_the_cache_is_eager_without_one(seed: int) -> None:
     found, plain = exported()
-    session = ort_session(lower(found.model, "tensorrt-rtx"), found.signature)
+    session = ort_session(lower(found.model), found.signature)
     generator = np.random.default_rng(seed)
     for length in (5, 9):
         prompt = [int(token) for token in generator.integers(0, 101, length)]
@@ -70,7 +70,7 @@ def test_decoding_by_the_cache_is_eager_without_one(seed: int) -> None:
 def test_the_places_behind_the_last_token_do_not_matter(seed: int) -> None:
     """What an earlier sequence left in the cache is not looked at."""
     found, _ = exported()
-    session = ort_session(lower(found.model, "tensorrt-rtx"), found.signature)
+    session = ort_session(lower(found.model), found.signature)
     generator = np.random.default_rng(seed)
     tokens = generator.integers(0, 101, (1, 3))
     caches = [generator.standard_normal((1, 2, TOKENS, 16)).astype(np.float32) for _ in range(2 * LAYERS)]
@@ -88,7 +88,7 @@ def test_tensorrt_updates_the_caches_in_place(dtype: torch.dtype) -> None:
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    lowered = for_parser(lower(found.model, "tensorrt-rtx"))
+    lowered = for_parser(lower(found.model))
     assert not lowered.functions
     assert parser.parse(ir.to_proto(lowered).SerializeToString()), parser.get_error(0).desc()
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]

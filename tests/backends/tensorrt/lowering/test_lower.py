@@ -40,24 +40,24 @@ def signature_of(model: ir.Model) -> Signature:
 def test_the_graph_that_is_lowered_stays_as_it_is() -> None:
     model = model_of(ATTENDS.format(dtype="float"))
     before = fingerprint(model)
-    lower(model, "tensorrt-rtx")
+    lower(model)
     assert fingerprint(model) == before
 
 
 def test_weights_are_shared() -> None:
     weight = np.ones((24, 24), np.float32)
     model = model_of("g (float[B, 24] x) => (float[B, 24] y) { y = MatMul(x, w) }", w=weight)
-    lowered = lower(model, "tensorrt-rtx")
+    lowered = lower(model)
     assert lowered.graph.initializers["w"].const_value is model.graph.initializers["w"].const_value
 
 
 def test_a_second_lowering_changes_nothing() -> None:
-    once = lower(model_of(ATTENDS.format(dtype="float")), "tensorrt-rtx")
-    assert readable(lower(once, "tensorrt-rtx")) == readable(once)
+    once = lower(model_of(ATTENDS.format(dtype="float")))
+    assert readable(lower(once)) == readable(once)
 
 
 def test_bodies_are_for_onnx_runtime_and_not_for_the_parser() -> None:
-    lowered = lower(model_of(ATTENDS.format(dtype="float")), "tensorrt-rtx")
+    lowered = lower(model_of(ATTENDS.format(dtype="float")))
     used = {node.op_identifier() for node in lowered.graph if node.domain == "trt"}
     assert len(used) == 2, "causal and plain attention have bodies of their own"
     assert set(lowered.functions) == used
@@ -72,7 +72,7 @@ def test_bodies_are_for_onnx_runtime_and_not_for_the_parser() -> None:
 def test_the_lowered_graph_computes_what_the_graph_does(seed: int, dtype: str) -> None:
     """Against ONNX Runtime's own attention in float32."""
     model = model_of(ATTENDS.format(dtype=dtype))
-    lowered = lower(model, "tensorrt-rtx")
+    lowered = lower(model)
     kind = {"float": np.dtype(np.float32), "float16": np.dtype(np.float16)}.get(dtype, np.dtype(ml_dtypes.bfloat16))
     x = np.random.default_rng(seed).standard_normal((2, 5, 24)).astype(kind)
     wide = ir.to_proto(model_of(ATTENDS.format(dtype="float"))).SerializeToString()
@@ -101,7 +101,7 @@ def test_a_proof_takes_large_weights_from_memory(seed: int) -> None:
 def test_bfloat16_is_rounded_after_every_operator(seed: int) -> None:
     model = model_of("g (bfloat16[7] a, bfloat16[7] b) => (bfloat16[7] y) { s = Add(a, b)  y = Mul(s, s) }")
     a, b = np.random.default_rng(seed).standard_normal((2, 7)).astype(ml_dtypes.bfloat16)
-    lowered = lower(model, "tensorrt-rtx")
+    lowered = lower(model)
     (got,) = ort_session(lowered, signature_of(model)).run([a.view(np.uint16), b.view(np.uint16)])
     total = a + b
     assert np.array_equal(got, (total * total).view(np.uint16))

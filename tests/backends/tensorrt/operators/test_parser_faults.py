@@ -348,7 +348,7 @@ def test_it_is_refused_for_its_reason_or_lowered_right(name: str, given: Arrays)
     model = fault.model()
     graph = ir.from_proto(model)
     run_passes(graph, [InlineFunctions(), InferShapes()])
-    lowered = lower(graph, "tensorrt-rtx")
+    lowered = lower(graph)
     reasons = [answer.reason for _, answer in operators.unsupported(lowered, "tensorrt-rtx")]
     reasons += operators.refusals(lowered)
     if reasons:
